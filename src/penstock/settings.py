@@ -1,0 +1,48 @@
+"""Numbers that bound memory and time, in one place. Everything has a default that suits a laptop."""
+
+from __future__ import annotations
+
+import msgspec
+
+KEY_GROUPS = 256
+"""Keys belong to this many groups, for ever: state is stored, moved and split by key group."""
+
+
+class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How executors exchange batches and checkpoint. Sizes in bytes, times in seconds."""
+
+    batch_records: int = 1024
+    """A source reads at most this many records at once; a channel sends when it has gathered so many."""
+    credit_bytes: int = 4 * 2**20
+    """How many bytes one channel may have in flight (sent, effect not yet confirmed)."""
+    checkpoint_interval: float = 1.0
+    """Time from the start of one durable checkpoint to the start of the next."""
+    checkpoint_timeout: float = 60.0
+    """A checkpoint that takes longer is given up (and tried again at the next interval)."""
+    checkpoints_kept: int = 2
+    metrics_interval: float = 0.5
+    """How often a worker reports its metrics."""
+    idle_lane: float = 5.0
+    """An unbounded source partition silent for so long no longer holds event time back."""
+    flush_interval: float = 0.25
+    """A sink's buffer is flushed at least so often, also when the executor is never idle."""
+    push_queue_bytes: int = 16 * 2**20
+    """A push source refuses records (429) when so many bytes wait in it."""
+
+
+class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Leases and timeouts of the control plane, in seconds."""
+
+    prefix: str = "penstock"
+    """Redis keys are `{prefix}:…`; two clusters can share one Redis by different prefixes."""
+    lease: float = 3.0
+    """A node that does not renew for so long is no longer a member."""
+    leader_lease: float = 3.0
+    poll: float = 1.0
+    """How often a node looks at Redis even if no bell rang."""
+    worker_start: float = 20.0
+    """A worker that is not ready after so long is killed."""
+    request: float = 10.0
+    """The default deadline of a request between nodes."""
+    warm_workers: int = 1
+    """Idle workers that each node keeps ready (interpreter up, library imported, no user code)."""

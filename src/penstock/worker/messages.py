@@ -1,0 +1,276 @@
+"""What a worker and its supervisor (a node agent, or `penstock run`) say to each other.
+
+A stream socket carries length-prefixed msgpack of the tagged structs below (`penstock.worker.control`). End-of-file on it means that
+the other side is gone: a worker then exits, a supervisor then counts the worker as dead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from penstock.flow.graph import Topology
+from penstock.settings import RunSettings
+
+
+class ExecutorId(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """One parallel instance of a stage of a model."""
+
+    stage: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}.{self.index}"
+
+
+class Epoch(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """Which incarnation of a plan somebody speaks for: later ones are greater; older ones are refused."""
+
+    term: int = 0
+    counter: int = 0
+
+
+# ---- supervisor -> worker -------------------------------------------------------------------------------------------
+
+
+class Message(msgspec.Struct, tag_field="t"):
+    """The root of all messages."""
+
+
+class Load(Message, tag="load"):
+    """Import a flow and prepare executors, gates shut. Answered by `Loaded` or `Failed`."""
+
+    model: str
+    """The model's name within this worker: `group/name`, or the flow's name."""
+    target: str
+    """A file or directory, optionally `path:object`."""
+    epoch: Epoch
+    executors: list[ExecutorId]
+    """The ones to run here."""
+    counts: dict[int, int]
+    """Executors per stage, over all workers."""
+    config: dict[str, Any] = {}
+    settings: RunSettings = RunSettings()
+    checkpoint_url: str | None = None
+    """Where durable checkpoints live (an fsspec URL); `None`: none are taken."""
+    restore: int | None = None
+    """The checkpoint to restore from; `None`: start empty."""
+
+
+class Connect(Message, tag="connect"):
+    """Where every executor of the model is reached. Sent again when one moved or was restarted with a new epoch."""
+
+    model: str
+    endpoints: dict[str, str]
+    """`str(ExecutorId)` -> the worker's data endpoint (`ipc://…` or `tcp://…`)."""
+    epochs: dict[str, Epoch]
+    """`str(ExecutorId)` -> the epoch of its present incarnation."""
+    server_keys: dict[str, str] = {}
+    """endpoint -> CURVE public key, for `tcp` endpoints."""
+
+
+class Start(Message, tag="start"):
+    """Open the gates: sources begin to read. Answered by `Running`."""
+
+    model: str
+
+
+class Barrier(Message, tag="barrier"):
+    """Sources are to start checkpoint number `checkpoint`."""
+
+    model: str
+    checkpoint: int
+
+
+class Committed(Message, tag="committed"):
+    """Checkpoint `checkpoint` is complete and durable: sinks make it visible, sources acknowledge."""
+
+    model: str
+    checkpoint: int
+
+
+class Drain(Message, tag="drain"):
+    """Sources stop reading; what is in flight is processed. `finish`: as if the input had ended (windows fire);
+    otherwise the state is left as it is for the last checkpoint. Executors answer with `Finished`."""
+
+    model: str
+    finish: bool = True
+
+
+class Stop(Message, tag="stop"):
+    """Drop the model's executors now. Answered by `Stopped`."""
+
+    model: str
+
+
+class Lookup(Message, tag="lookup"):
+    """The state of one key; answered by `Reply` with the value, or with `found: false`."""
+
+    id: int
+    model: str
+    step: str
+    key: Any
+
+
+class Listing(Message, tag="listing"):
+    """Keys and values of a step in this worker's executors, ordered by key text; answered by `Reply` with
+    `{"items": [[key, value], …]}` strictly after `cursor`."""
+
+    id: int
+    model: str
+    step: str
+    limit: int = 100
+    cursor: str | None = None
+
+
+class Push(Message, tag="push"):
+    """Records for a push source; answered by `Reply`: `value` is the number taken, `ok` False means "no room"."""
+
+    id: int
+    model: str
+    source: str
+    records: list[Any]
+    client: str | None = None
+    seq: int | None = None
+
+
+class Shutdown(Message, tag="shutdown"):
+    """Exit in good order."""
+
+
+# ---- worker -> supervisor -------------------------------------------------------------------------------------------
+
+
+class Ready(Message, tag="ready"):
+    """The worker is up. `endpoint` is its data socket."""
+
+    pid: int
+    endpoint: str
+    server_key: str = ""
+
+
+class Loaded(Message, tag="loaded"):
+    """Executors are prepared."""
+
+    model: str
+    topology: Topology
+
+
+class Running(Message, tag="running"):
+    """The gates are open."""
+
+    model: str
+
+
+class Stopped(Message, tag="stopped"):
+    """The executors are gone."""
+
+    model: str
+
+
+class Failed(Message, tag="failed"):
+    """The model cannot go on in this worker."""
+
+    model: str
+    error: str
+    """What a person reads: step, record, cause, remedy."""
+    trace: str = ""
+    kind: str = ""
+    """The error's class name."""
+
+
+class Finished(Message, tag="finished"):
+    """One executor has processed all its input (end of input, or drained)."""
+
+    model: str
+    executor: ExecutorId
+
+
+class Checkpointed(Message, tag="checkpointed"):
+    """One executor's part of a checkpoint is durable. `offsets`: source step -> partition -> offset."""
+
+    model: str
+    checkpoint: int
+    executor: ExecutorId
+    bytes: int
+    pause: float
+    """Seconds from the first barrier's arrival to the snapshot being taken."""
+
+
+class Collected(Message, tag="collected"):
+    """Records that reached a `collect` sink."""
+
+    model: str
+    step: str
+    records: list[Any]
+
+
+class Reply(Message, tag="reply"):
+    """The answer to a numbered request."""
+
+    id: int
+    ok: bool
+    value: Any = None
+    problem: str = ""
+
+
+class ChannelMetrics(msgspec.Struct):
+    """One row of the traffic matrix, counted by the producer since it started."""
+
+    edge: int
+    producer: ExecutorId
+    consumer: ExecutorId
+    records: int
+    bytes: int
+    frames: int
+    queue_bytes: int
+    """Sent and not yet confirmed."""
+    lost: int = 0
+    """Records known to be lost with a dead consumer (recovery `none`)."""
+
+
+class ExecutorMetrics(msgspec.Struct):
+    """One executor since it started. Times in seconds."""
+
+    executor: ExecutorId
+    records_in: int
+    records_out: int
+    cpu: float
+    busy: float
+    """Share of the last interval spent processing, 0 to 1."""
+    queue: int
+    """Frames received and not yet processed."""
+    keys: int
+    """Keys in state."""
+    watermark: int | None
+    counters: dict[str, int]
+    """`late`, `skipped`, `dead_letter`, `stale_epoch` …, as `step.counter`."""
+    latency: list[float] | None
+    """End-to-end p50, p95, p99 in seconds since the last report, where the executor has a sink."""
+    lag: int | None = None
+    progress: float | None = None
+    """Share of a bounded input that has been read."""
+
+
+class Metrics(Message, tag="metrics"):
+    """Sent every `metrics_interval`."""
+
+    model: str
+    executors: list[ExecutorMetrics]
+    channels: list[ChannelMetrics]
+    rss: int = 0
+
+
+class Log(Message, tag="log"):
+    """A line for the model's log."""
+
+    model: str
+    level: str
+    text: str
+
+
+AnyMessage = (
+    Load | Connect | Start | Barrier | Committed | Drain | Stop | Lookup | Listing | Push | Shutdown
+    | Ready | Loaded | Running | Stopped | Failed | Finished | Checkpointed | Collected | Reply | Metrics | Log
+)  # fmt: skip
