@@ -55,7 +55,8 @@ class Reader(ABC):
         return None
 
     def retained(self, offset: Any) -> None:
-        """Everything up to `offset` is safe (processed without checkpoints, or in a durable checkpoint): acknowledge."""
+        """Everything up to `offset` is safe (processed when there are no checkpoints, else in a durable one):
+        acknowledge it."""
 
     def push(self, records: list[Any], client: str | None, seq: int | None) -> bool:
         """For push sources: take records from a gateway; `False` when there is no room. Repeats of (client, seq) are

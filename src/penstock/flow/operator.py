@@ -60,6 +60,8 @@ class StepContext:
     """Make the executor's loop look again; may be called from any thread."""
     counters: Counter[str] = field(default_factory=Counter)
     """Named counts shown in metrics: `late`, `skipped`, `dead_letter` …"""
+    site: str = ""
+    """Where the author wrote the step (`file.py:12`); operators with the author's functions fill it in."""
 
 
 class Operator:
@@ -108,7 +110,7 @@ class Operator:
         return None
 
     def load_local(self, plain: list[Any]) -> None:
-        """Take back what `dump_local` returned: one entry per former executor of the stage that is now (partly) ours."""
+        """Take back what `dump_local` returned: one entry per former executor of the stage that is now ours."""
 
 
 class KeyedOperator(Operator):

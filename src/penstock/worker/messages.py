@@ -1,7 +1,7 @@
 """What a worker and its supervisor (a node agent, or `penstock run`) say to each other.
 
-A stream socket carries length-prefixed msgpack of the tagged structs below (`penstock.worker.control`). End-of-file on it means that
-the other side is gone: a worker then exits, a supervisor then counts the worker as dead.
+A stream socket carries length-prefixed msgpack of the tagged structs below (`penstock.worker.control`). End-of-file
+on it means that the other side is gone: a worker then exits, a supervisor then counts the worker as dead.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Load(Message, tag="load"):
     """The model's name within this worker: `group/name`, or the flow's name."""
     target: str
     """A file or directory, optionally `path:object`."""
+    number: int
+    """Unique among the models of the cluster, 0 to 65535: frames carry it."""
     epoch: Epoch
     executors: list[ExecutorId]
     """The ones to run here."""
@@ -91,8 +93,8 @@ class Committed(Message, tag="committed"):
 
 
 class Drain(Message, tag="drain"):
-    """Sources stop reading; what is in flight is processed. `finish`: as if the input had ended (windows fire);
-    otherwise the state is left as it is for the last checkpoint. Executors answer with `Finished`."""
+    """Sources stop reading. `finish`: as if the input had ended (windows fire), executors answer with `Finished`;
+    otherwise the state is left as it is for a last checkpoint, which the supervisor asks for next."""
 
     model: str
     finish: bool = True
@@ -188,7 +190,7 @@ class Finished(Message, tag="finished"):
 
 
 class Checkpointed(Message, tag="checkpointed"):
-    """One executor's part of a checkpoint is durable. `offsets`: source step -> partition -> offset."""
+    """One executor's part of a checkpoint is durable."""
 
     model: str
     checkpoint: int
@@ -213,6 +215,14 @@ class Reply(Message, tag="reply"):
     ok: bool
     value: Any = None
     problem: str = ""
+
+
+class CheckpointFailed(Message, tag="checkpoint_failed"):
+    """One executor's part could not be written: the checkpoint is given up, the run goes on."""
+
+    model: str
+    checkpoint: int
+    error: str
 
 
 class ChannelMetrics(msgspec.Struct):
@@ -272,5 +282,6 @@ class Log(Message, tag="log"):
 
 AnyMessage = (
     Load | Connect | Start | Barrier | Committed | Drain | Stop | Lookup | Listing | Push | Shutdown
-    | Ready | Loaded | Running | Stopped | Failed | Finished | Checkpointed | Collected | Reply | Metrics | Log
+    | Ready | Loaded | Running | Stopped | Failed | Finished | Checkpointed | CheckpointFailed | Collected | Reply
+    | Metrics | Log
 )  # fmt: skip

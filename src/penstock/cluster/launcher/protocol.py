@@ -36,6 +36,11 @@ class WorkerHandle(Protocol):
         """Where executors of this worker are reached."""
         ...
 
+    @property
+    def server_key(self) -> str:
+        """The CURVE public key of a `tcp` endpoint; empty for `ipc`."""
+        ...
+
     async def send(self, message: Message) -> None:
         """Hand a message over. Raises `WorkerError` when the worker is gone."""
         ...

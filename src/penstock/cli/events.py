@@ -1,0 +1,57 @@
+"""`penstock events`: what happened in the cluster, and what happens now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock.cli.connection import DEFAULT_URL, Token, Url, call
+from penstock.cli.output import Json, console, print_lines
+
+if TYPE_CHECKING:
+    from penstock.client import Client
+
+COLOURS = {"error": "red", "warning": "yellow"}
+
+
+def events(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens, until Ctrl-C.")] = False,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Of this model alone.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many of the last entries.")] = 50,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Show the log of the cluster: members, models, failures, restarts. JSON is one entry per line."""
+
+    def show(client: Client) -> None:
+        last = None
+        for entry in client.log(model, limit=limit):
+            _print(entry, json)
+            last = entry["id"]
+        if follow:
+            for entry in client.follow(model, after=last):
+                _print(entry, json)
+
+    try:
+        call(url, token, show)
+    except KeyboardInterrupt:  # the way to end `--follow`
+        raise typer.Exit(0) from None
+
+
+def _print(entry: dict[str, Any], json: bool) -> None:
+    if json:
+        print_lines([entry])
+        return
+    from datetime import datetime
+
+    from rich.text import Text
+
+    when = datetime.fromtimestamp(entry["time"]).strftime("%H:%M:%S")
+    where = " ".join(filter(None, (entry["node"], entry["model"])))
+    line = Text.assemble(
+        (when, "dim"), " ", (f"{entry['kind']:<20}", COLOURS.get(entry["level"], "")), " ",
+        (f"{where}: " if where else "", "bold"), entry["text"],
+    )  # fmt: skip
+    console().print(line)

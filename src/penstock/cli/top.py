@@ -1,0 +1,73 @@
+"""`penstock top`: the cluster at a glance, live."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock.cli import model as models
+from penstock.cli import nodes
+from penstock.cli.connection import DEFAULT_URL, Token, Url, call
+from penstock.cli.output import Json, console, print_json, table
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from penstock.client import Client
+
+
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and end.")] = False,
+    interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two pictures.")] = 1.0,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Show nodes, models and executors with rates, latency and CPU, until Ctrl-C."""
+    if once or json:
+        view = call(url, token, lambda client: client.metrics())
+        if json:
+            print_json(view)
+        else:
+            console().print(picture(view))
+        return
+    try:
+        call(url, token, lambda client: _live(client, interval))
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+def _live(client: Client, interval: float) -> None:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from penstock.client import Unreachable
+
+    last = client.metrics()
+    out = console()
+    with Live(picture(last), console=out, screen=out.is_terminal, auto_refresh=False) as live:
+        while True:
+            time.sleep(interval)
+            try:
+                last = client.metrics()
+                live.update(picture(last), refresh=True)
+            except Unreachable as error:  # the node may come back: keep the last picture and say so
+                live.update(Group(picture(last), Text(error.message, "bold red")), refresh=True)
+
+
+def picture(view: dict[str, Any]) -> Group:
+    """One picture of the cluster."""
+    from rich.console import Group
+
+    parts: list[Any] = [table(nodes.COLUMNS, map(nodes.row, view["nodes"]), title="Nodes")]
+    if view["models"]:
+        parts.append(table(models.COLUMNS, map(models.row, view["models"]), title="Models"))
+    executors = [
+        (model["name"], *models.executor_row(executor)) for model in view["models"] for executor in model["executors"]
+    ]
+    if executors:
+        parts.append(table(("model", *models.EXECUTOR_COLUMNS), executors, title="Executors"))
+    return Group(*parts)

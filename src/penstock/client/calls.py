@@ -1,0 +1,247 @@
+"""What can be asked of a cluster: each function describes requests and does no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from penstock.client.conversation import Call, Conversation, Session, converse
+from penstock.errors import UsageError
+
+CHUNK_RECORDS = 5000
+"""`push` sends at most so many records in one request."""
+CHUNK_BYTES = 2**20
+"""`push` sends a request as soon as it holds so many bytes."""
+
+T = TypeVar("T")
+
+
+def _json(answer: httpx.Response) -> Any:
+    return msgspec.json.decode(answer.content)
+
+
+def _mapping(answer: httpx.Response) -> dict[str, Any]:
+    return msgspec.json.decode(answer.content, type=dict[str, Any])
+
+
+def _items(answer: httpx.Response) -> list[dict[str, Any]]:
+    return msgspec.json.decode(answer.content, type=list[dict[str, Any]])
+
+
+def nothing(answer: httpx.Response) -> None:
+    """Reads an answer without a body."""
+
+
+def _segment(text: str) -> str:
+    """`text` as one path segment; dots are escaped where a URL would take them for a relative path."""
+    quoted = quote(text, safe="")
+    return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted
+
+
+def model_path(model: str) -> str:
+    """`group/name` (or `name` in the group `default`) as two path segments."""
+    group, slash, name = model.rpartition("/")
+    if not name or (slash and not group) or "/" in group:
+        raise UsageError(f"{model!r} is not a model's name", remedy="write NAME or GROUP/NAME")
+    return f"{_segment(group or 'default')}/{_segment(name)}"
+
+
+def stream_path(stream: str) -> str:
+    """`group/name/source` (or `name/source` in the group `default`) as three path segments."""
+    parts = stream.split("/")
+    if len(parts) == 2:
+        parts.insert(0, "default")
+    if len(parts) != 3 or not all(parts):
+        raise UsageError(f"{stream!r} is not a stream's name", remedy="write MODEL/SOURCE or GROUP/MODEL/SOURCE")
+    return "/".join(_segment(part) for part in parts)
+
+
+def _post(path: str, body: Any, read: Callable[[httpx.Response], T]) -> Call[T]:
+    return Call("POST", path, read, headers={"content-type": "application/json"}, body=msgspec.json.encode(body))
+
+
+def health(session: Session) -> Conversation[dict[str, Any]]:
+    """Whether the node is alive. Raises `Unreachable` at once rather than waiting for it."""
+    return converse(session, Call("GET", "/healthz", _mapping), deadline=0.0)
+
+
+def ready(session: Session) -> Conversation[bool]:
+    """Whether the node is synchronised with its cluster and takes work."""
+    call = Call("GET", "/readyz", lambda answer: answer.status_code == 200, accept=(503,))
+    return converse(session, call, deadline=0.0)
+
+
+def nodes(session: Session) -> Conversation[list[dict[str, Any]]]:
+    """The members of the cluster."""
+    return converse(session, Call("GET", "/v1/nodes", _items, repeatable=True))
+
+
+def models(session: Session) -> Conversation[list[dict[str, Any]]]:
+    """Every model of the cluster."""
+    return converse(session, Call("GET", "/v1/models", _items, repeatable=True))
+
+
+def model(session: Session, name: str) -> Conversation[dict[str, Any]]:
+    """One model. Raises `NotFound`."""
+    return converse(session, Call("GET", f"/v1/models/{model_path(name)}", _mapping, repeatable=True))
+
+
+def add_model(
+    session: Session,
+    path: str,
+    *,
+    name: str | None = None,
+) -> Conversation[dict[str, Any]]:
+    """Add the flow in the file or directory `path`, which every node sees. Raises `Conflict` when it exists."""
+    body = {"path": path} | ({} if name is None else {"name": name})
+    return converse(session, _post("/v1/models", body, _mapping))
+
+
+def delete_model(session: Session, name: str) -> Conversation[None]:
+    """Delete a model that is offline. Raises `NotFound`, `Conflict`."""
+    return converse(session, Call("DELETE", f"/v1/models/{model_path(name)}", nothing))
+
+
+def online(
+    session: Session,
+    name: str,
+    *,
+    config: Mapping[str, Any] | None = None,
+    executors: int | None = None,
+) -> Conversation[dict[str, Any]]:
+    """Bring a model online. Raises `NotFound`, `Conflict`, `Rejected`."""
+    body = {"config": dict(config or {}), "executors": executors}
+    return converse(session, _post(f"/v1/models/{model_path(name)}/online", body, _mapping))
+
+
+def offline(session: Session, name: str) -> Conversation[dict[str, Any]]:
+    """Take a model offline; its state is dropped. Raises `NotFound`, `Conflict`."""
+    return converse(session, _post(f"/v1/models/{model_path(name)}/offline", {}, _mapping))
+
+
+def results(session: Session, name: str, step: str | None = None, *, limit: int = 100) -> Conversation[list[Any]]:
+    """The latest records that reached the model's `collect` sinks, oldest first."""
+    query = {"limit": str(limit)} | ({} if step is None else {"step": step})
+    path = f"/v1/models/{model_path(name)}/results"
+    return converse(session, Call("GET", path, _json, query=query, repeatable=True))
+
+
+def placement(session: Session, name: str | None = None) -> Conversation[list[dict[str, Any]]]:
+    """Which executor runs on which node, of one model or of all that are placed."""
+    query = {} if name is None else {"model": name}
+    return converse(session, Call("GET", "/v1/placement", _items, query=query, repeatable=True))
+
+
+def metrics(session: Session) -> Conversation[dict[str, Any]]:
+    """The latest metrics: `nodes`, `models` with their executors, and `channels` (model -> traffic matrix)."""
+    return converse(session, Call("GET", "/v1/metrics", _mapping, repeatable=True))
+
+
+def log(
+    session: Session, name: str | None = None, *, limit: int = 100, after: str | None = None
+) -> Conversation[list[dict[str, Any]]]:
+    """The last entries of the cluster's log (of one model), or the first ones after the id `after`; oldest first."""
+    query = {"limit": str(limit)}
+    if name is not None:
+        query["model"] = name
+    if after is not None:
+        query["after"] = after
+    return converse(session, Call("GET", "/v1/log", _items, query=query, repeatable=True))
+
+
+def _typed_key(key: Any) -> tuple[str, dict[str, str]]:
+    """A key as a path segment, and the query that says how to read it."""
+    if isinstance(key, str):
+        return _segment(key), {}
+    if isinstance(key, int) and not isinstance(key, bool):
+        return str(key), {"type": "int"}
+    return _segment(msgspec.json.encode(key).decode()), {"type": "json"}
+
+
+def state(session: Session, name: str, step: str, key: Any) -> Conversation[Any]:
+    """The value that the keyed step `step` holds for `key` (text, a whole number, or any JSON value).
+    Raises `NotFound` when there is none."""
+    segment, query = _typed_key(key)
+    path = f"/v1/state/{model_path(name)}/{_segment(step)}/{segment}"
+    return converse(session, Call("GET", path, lambda answer: _mapping(answer)["value"], query=query, repeatable=True))
+
+
+def list_state(
+    session: Session, name: str, step: str, *, limit: int = 100, cursor: str | None = None
+) -> Conversation[dict[str, Any]]:
+    """One page of a step's state: `{"items": [{"key", "value"}, …], "cursor": … or null}`."""
+    query = {"limit": str(limit)} | ({} if cursor is None else {"cursor": cursor})
+    path = f"/v1/state/{model_path(name)}/{_segment(step)}"
+    return converse(session, Call("GET", path, _mapping, query=query, repeatable=True))
+
+
+def push(
+    session: Session,
+    stream: str,
+    records: Iterable[Any],
+    *,
+    client: str | None = None,
+    seq: int | None = None,
+    deadline: float | None = None,
+) -> Conversation[int]:
+    """Push records to `stream` (`model/source` or `group/model/source`) and return how many were retained.
+
+    Every request carries (client, seq), so a repeat after a broken connection is taken once. Under pressure the call
+    waits as the cluster asks; `deadline` (seconds) bounds each request with its retries, and `Busy` is raised after it.
+    To make a push repeatable over restarts of the caller, give `client` and the first `seq`; one call then uses the
+    numbers from `seq` on, one for each `CHUNK_RECORDS` records or `CHUNK_BYTES` bytes, the same for equal records.
+    """
+    return push_ndjson(session, stream, chunks(records), client=client, seq=seq, deadline=deadline)
+
+
+def push_ndjson(
+    session: Session,
+    stream: str,
+    bodies: Iterable[bytes],
+    *,
+    client: str | None = None,
+    seq: int | None = None,
+    deadline: float | None = None,
+) -> Conversation[int]:
+    """Like `push`, for records that are NDJSON already: each of `bodies` (whole lines) becomes one request."""
+    path = f"/v1/streams/{stream_path(stream)}"
+    total = 0
+    for body in bodies:
+        number = session.next_seq(path) if seq is None else seq
+        seq = None if seq is None else seq + 1
+        headers = {
+            "content-type": "application/x-ndjson",
+            "penstock-client": session.client_id if client is None else client,
+            "penstock-seq": str(number),
+        }
+        call = Call("POST", path, _mapping, headers=headers, body=body, repeatable=True)
+        answer = yield from converse(session, call, deadline)
+        total += int(answer["accepted"])
+    return total
+
+
+def chunks(records: Iterable[Any]) -> Iterator[bytes]:
+    """NDJSON bodies of bounded size. Raises `UsageError` for a record that JSON cannot hold."""
+    encoder = msgspec.json.Encoder()
+    iterator = iter(records)
+    number = 0
+    while group := list(islice(iterator, CHUNK_RECORDS)):
+        body = bytearray()
+        for record in group:
+            number += 1
+            try:
+                line = encoder.encode(record)
+            except (TypeError, ValueError, msgspec.EncodeError) as error:
+                raise UsageError(f"record {number} cannot be sent as JSON: {error}") from error
+            if body and len(body) + len(line) >= CHUNK_BYTES:
+                yield bytes(body)
+                body.clear()
+            body += line
+            body += b"\n"
+        if body:
+            yield bytes(body)

@@ -1,0 +1,155 @@
+"""How a request is tried until it succeeds, without I/O.
+
+A **call** describes one request and how to read its answer. A **conversation** is a generator that yields calls and
+pauses and is sent the answers; retries and deadlines live here. Drivers (`penstock.client.drivers`) do the I/O.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import httpx
+import msgspec
+
+from penstock.client.errors import BY_STATUS, ClientError, Rejected, Unreachable
+
+DEFAULT_URL = "http://127.0.0.1:8700"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request, and how to read a good answer to it."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    repeatable: bool = False
+    """Whether sending it twice does no harm, so that a broken connection may be retried."""
+    accept: tuple[int, ...] = ()
+    """Statuses beside 2xx that are answers rather than errors."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Ask the driver to wait."""
+
+    seconds: float
+
+
+Step: TypeAlias = "Call[Any] | Pause"
+Answer: TypeAlias = "httpx.Response | httpx.TransportError | None"
+Conversation: TypeAlias = Generator[Step, Answer, T]
+
+
+@dataclass
+class Session:
+    """What the calls of one client share."""
+
+    url: str
+    token: str | None = None
+    deadline: float = 30.0
+    """Seconds that a call may take in all, retries included."""
+    client_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    clock: Callable[[], float] = time.monotonic
+    sequences: dict[str, int] = field(default_factory=dict)
+
+    def next_seq(self, stream: str) -> int:
+        """The next sequence number of this client's records on `stream`, from 1."""
+        self.sequences[stream] = self.sequences.get(stream, 0) + 1
+        return self.sequences[stream]
+
+
+def converse(session: Session, call: Call[T], deadline: float | None = None) -> Conversation[T]:
+    """Send `call` until it succeeds, fails for good, or the deadline (seconds from now) comes.
+
+    429 and 503 with `Retry-After` are always tried again; a broken connection only when the call is repeatable.
+    """
+    end = session.clock() + (session.deadline if deadline is None else deadline)
+    attempt = 0
+    while True:
+        answer = yield call
+        assert answer is not None, "the driver answers every call"
+        if isinstance(answer, httpx.Response):
+            if answer.is_success or answer.status_code in call.accept:
+                return _read(call, answer)
+            error, wait = failure(call, answer), _retry_after(answer)
+        else:
+            error = unreachable(session, answer)
+            wait = backoff(attempt) if call.repeatable and not isinstance(answer, httpx.UnsupportedProtocol) else None
+        attempt += 1
+        if wait is None or session.clock() + wait > end:
+            raise error
+        yield Pause(wait)
+
+
+def backoff(attempt: int) -> float:
+    """Seconds before the next try: doubling from 0.1 to 3, with jitter so that clients do not march in step."""
+    return min(3.0, 0.1 * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1.0)
+
+
+def _read(call: Call[T], answer: httpx.Response) -> T:
+    try:
+        return call.read(answer)
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise ClientError(
+            f"{call.method} {call.path}: the answer is not what a Penstock node sends ({error})",
+            status=answer.status_code,
+            remedy="check that the address is a Penstock node of a matching version",
+        ) from error
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    """Seconds that the server asks us to wait, or `None` when trying again makes no sense."""
+    if answer.status_code not in (429, 503):
+        return None
+    header = answer.headers.get("retry-after")
+    if header is None:
+        return None
+    exact = _problem(answer).get("retry_after")  # the header knows whole seconds alone
+    if isinstance(exact, int | float):
+        return max(0.01, float(exact))
+    # The header may also be a date, which resolves a second.
+    return float(header) if header.isdecimal() else 1.0
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        decoded = msgspec.json.decode(answer.content)
+    except msgspec.DecodeError:
+        return {}
+    return decoded if isinstance(decoded, dict) else {}
+
+
+def failure(call: Call[Any], answer: httpx.Response) -> ClientError:
+    """The error for a bad answer, with the words of its problem+json body."""
+    problem = _problem(answer)
+    detail = problem.get("detail") or problem.get("title") or f"{answer.status_code} {answer.reason_phrase}"
+    message = str(detail)
+    nodes = problem.get("nodes")
+    if isinstance(nodes, dict):
+        message += "".join(f"\n  {node}: {reason}" for node, reason in nodes.items())
+    status = answer.status_code
+    kind = BY_STATUS.get(status) or (Rejected if 400 <= status < 500 else ClientError)
+    if not problem:
+        message = f"{call.method} {call.path}: {message}"
+    return kind(message, status=status, problem=problem)
+
+
+def unreachable(session: Session, error: httpx.TransportError) -> Unreachable:
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+        return Unreachable(f"{session.url!r} is not an address: {error}", remedy=f"an address looks like {DEFAULT_URL}")
+    cause = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
+    return Unreachable(
+        f"no Penstock node answers at {session.url}: {cause}",
+        remedy="start one with `penstock up`, or name another with --url or PENSTOCK_URL",
+    )

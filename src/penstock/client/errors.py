@@ -1,0 +1,68 @@
+"""What a call to a cluster can raise.
+
+ClientError          a call that did not succeed; carries the problem details of the answer
+├── Unreachable      nobody answered
+├── Busy             429 until the deadline
+└── Rejected         another 4xx
+    ├── NotFound     404
+    ├── Conflict     409
+    └── Refused      401, 403
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.errors import PenstockError
+
+
+class ClientError(PenstockError):
+    """A call that did not succeed. `status` is the HTTP status (`None`: no answer), `problem` the decoded
+    problem+json body, `nodes` its reasons per node where the operation concerned several."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        problem: Mapping[str, Any] | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+        self.problem: dict[str, Any] = dict(problem or {})
+
+    @property
+    def nodes(self) -> dict[str, str]:
+        """Node name -> why it refused or failed, when the answer says so."""
+        found = self.problem.get("nodes")
+        return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+class Unreachable(ClientError):
+    """Nobody answered at the address before the deadline."""
+
+
+class Rejected(ClientError):
+    """The request cannot be done as asked (another 4xx)."""
+
+
+class NotFound(Rejected):
+    """There is no such model, source, step or key (404)."""
+
+
+class Conflict(Rejected):
+    """The model is not in a state that allows it (409)."""
+
+
+class Refused(Rejected):
+    """The token is missing, wrong, or may not do this (401, 403)."""
+
+
+class Busy(ClientError):
+    """Still under pressure when the deadline came (429)."""
+
+
+BY_STATUS: dict[int, type[ClientError]] = {401: Refused, 403: Refused, 404: NotFound, 409: Conflict, 429: Busy}
+"""The class of an error by the status of the answer."""

@@ -1,0 +1,335 @@
+"""What a node offers to those who talk to it: the seam between the HTTP gateway and the node agent.
+
+The gateway calls `NodeService` and turns the structs below into JSON (`msgspec.to_builtins`). Every method has a
+deadline of its own (`ClusterSettings.request`) and raises
+
+ClusterError                 the root of what follows; HTTP 503 unless a subclass says otherwise
+├── NotFound                 no such model, source, step, executor -> 404
+├── Conflict                 it exists already, or its state forbids the operation -> 409
+└── Unavailable              not now, but later (moving, restarting, Redis away) -> 503 + Retry-After
+
+and `UsageError` (also `FlowError`) for what the caller has to change -> 422.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import msgspec
+
+from penstock.errors import ClusterError
+from penstock.flow.graph import Topology
+
+
+class NotFound(ClusterError):
+    """There is no such thing."""
+
+
+class Conflict(ClusterError):
+    """The present state forbids it."""
+
+
+class Unavailable(ClusterError):
+    """It cannot be done at this moment. `retry_after` in seconds; `nodes` gives reasons per node, where they differ."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str | None = None,
+        retry_after: float = 1.0,
+        nodes: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.retry_after = retry_after
+        self.nodes = nodes or {}
+
+
+class NodeView(msgspec.Struct, kw_only=True):
+    """One member of the cluster."""
+
+    id: str
+    """The node's name, unique in the cluster."""
+    address: str
+    """Its HTTP address, `http://host:port`."""
+    incarnation: int
+    """Grows each time that the node joins."""
+    live: bool
+    """Whether its lease is in force."""
+    leader: bool = False
+    role: str = "compute"
+    host: str = ""
+    pid: int = 0
+    cpus: int = 0
+    memory: int = 0
+    """Bytes of physical memory."""
+    slots: int = 0
+    """Executors that placement likes to give it at most."""
+    executors: int = 0
+    """Executors placed on it."""
+    workers: int = 0
+    """Worker processes, warm ones included."""
+    cpu: float = 0.0
+    """CPU seconds per second, used by its executors."""
+    rss: int = 0
+    """Resident bytes of its agent and workers."""
+    applied: int = 0
+    """The catalogue revision that it has applied."""
+    version: str = ""
+
+
+class ExecutorView(msgspec.Struct, kw_only=True):
+    """One executor of an online model, where it is, and what it does right now."""
+
+    id: str
+    """`stage.index`."""
+    steps: tuple[str, ...] = ()
+    node: str = ""
+    pid: int = 0
+    """The worker process; 0: none at the moment."""
+    epoch: str = ""
+    """`term.counter`."""
+    state: str = "starting"
+    """`starting`, `running`, `finished`, `failed`."""
+    restarts: int = 0
+    records_in: int = 0
+    """Since it started."""
+    records_out: int = 0
+    rate_in: float = 0.0
+    """Records per second, over the last seconds."""
+    rate_out: float = 0.0
+    cpu: float = 0.0
+    """CPU seconds per second."""
+    busy: float = 0.0
+    queue: int = 0
+    keys: int = 0
+    watermark: int | None = None
+    lag: int | None = None
+    progress: float | None = None
+    latency: list[float] | None = None
+    """End-to-end p50, p95, p99 in seconds."""
+    counters: dict[str, int] = {}
+
+
+class ChannelView(msgspec.Struct, kw_only=True):
+    """One cell of the traffic matrix."""
+
+    edge: int
+    producer: str
+    consumer: str
+    records: int = 0
+    bytes: int = 0
+    rate: float = 0.0
+    """Records per second."""
+    byte_rate: float = 0.0
+    queue_bytes: int = 0
+    lost: int = 0
+    """Records known to be lost with a dead consumer."""
+    remote: bool = False
+    """Whether the two ends are on different nodes."""
+
+
+class ModelView(msgspec.Struct, kw_only=True):
+    """One model of the catalogue with what is known of it now."""
+
+    name: str
+    """`group/name`."""
+    path: str
+    desired: str
+    """`online` or `offline`: what was asked for."""
+    status: str
+    """`offline`, `starting`, `online`, `degraded` (some executors are being restarted), `stopping`, `finished` (a
+    bounded flow has ended), `failed`."""
+    generation: int
+    """Grows with every change of the model in the catalogue."""
+    config: dict[str, Any] = {}
+    executors_per_stage: int | None = None
+    topology: Topology | None = None
+    epoch: str = ""
+    error: str = ""
+    """Why it failed, for people."""
+    restarts: int = 0
+    """Executors restarted since it went online."""
+    lost: int = 0
+    """Records known to be lost by restarts since it went online (recovery `none`)."""
+    rate_in: float = 0.0
+    """Records per second read by its sources."""
+    rate_out: float = 0.0
+    """Records per second that came out of its last stages."""
+    records_in: int = 0
+    records_out: int = 0
+    latency: list[float] | None = None
+    counters: dict[str, int] = {}
+    executors: list[ExecutorView] = []
+    changed: float = 0.0
+    """When the catalogue entry changed last, seconds since 1970 (Redis time)."""
+
+
+class PlacementView(msgspec.Struct, kw_only=True):
+    """Where the executors of one model are, and why."""
+
+    model: str
+    strategy: str
+    epoch: str
+    assignment: dict[str, str]
+    """`stage.index` -> node."""
+    load: dict[str, int]
+    """node -> executors of this model."""
+    cut: float
+    """Share of the measured bytes that cross between nodes, 0 to 1."""
+    channels: list[ChannelView] = []
+
+
+class MetricsView(msgspec.Struct, kw_only=True):
+    """The latest metrics of the whole cluster: what `penstock top` and Prometheus show."""
+
+    nodes: list[NodeView]
+    models: list[ModelView]
+    channels: dict[str, list[ChannelView]]
+    """model -> its traffic matrix."""
+
+
+class LogEntry(msgspec.Struct, kw_only=True):
+    """One line of the cluster's log: who did what, what failed, what a model said."""
+
+    id: str
+    """Ordered; give it back as `after` to continue."""
+    time: float
+    """Seconds since 1970."""
+    kind: str
+    """`node.joined`, `node.lost`, `leader.elected`, `model.added`, `model.online`, `model.offline`, `model.deleted`,
+    `model.failed`, `executor.restarted`, `worker.lost`, `model.log` …"""
+    text: str
+    level: str = "info"
+    node: str = ""
+    model: str = ""
+
+
+class Pushed(msgspec.Struct):
+    """The records were retained by the source."""
+
+    taken: int
+
+
+class NoRoom(msgspec.Struct):
+    """Nothing was taken: the source's queue is full. Try again after `retry_after` seconds (HTTP 429)."""
+
+    retry_after: float = 1.0
+
+
+class Found(msgspec.Struct):
+    """The answer to a look-up. `found` False: the key has no state."""
+
+    found: bool
+    value: Any = None
+
+
+class Page(msgspec.Struct):
+    """Keys and values of a step. `cursor` None: there is nothing more."""
+
+    items: list[tuple[Any, Any]]
+    cursor: str | None = None
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """Liveness of this process and its state in the cluster."""
+
+    node: str
+    incarnation: int
+    leader: bool
+    problems: list[str]
+    """Why the node is not ready; empty: it is."""
+
+
+class NodeService(Protocol):
+    """What the gateway calls. Implemented by `penstock.cluster.agent.NodeAgent`."""
+
+    @property
+    def node_id(self) -> str:
+        """This node's name."""
+        ...
+
+    async def health(self) -> Health:
+        """Never waits for Redis."""
+        ...
+
+    async def ready(self) -> list[str]:
+        """Why this node is not ready to serve; `[]`: it is. Never waits for Redis."""
+        ...
+
+    async def nodes(self) -> list[NodeView]:
+        """All members, and those whose lease ran out a short while ago, by name."""
+        ...
+
+    async def models(self) -> list[ModelView]:
+        """The catalogue with status and rates, by name."""
+        ...
+
+    async def model(self, name: str) -> ModelView:
+        """One model; `name` is `group/name`, or a bare name of the group `default`. Raises `NotFound`."""
+        ...
+
+    async def add_model(self, path: str, name: str | None = None) -> ModelView:
+        """Add the flow in a file or directory that is present under `path` on the nodes (optionally `path:object`).
+        It is described in a throw-away process first. `name`: `group/name` or `name`, default the flow's own name.
+        Raises `FlowError`/`UsageError` when it does not build, `Conflict` when the name is taken."""
+        ...
+
+    async def delete_model(self, name: str) -> None:
+        """Remove it from the catalogue. Raises `NotFound`; `Conflict` while it is online."""
+        ...
+
+    async def online(self, name: str, config: dict[str, Any] | None = None, executors: int | None = None) -> ModelView:
+        """Run it on the cluster with `executors` per stage (default: the flow's). Waits until it runs. Raises
+        `NotFound`, `Conflict` when it is online already, `ClusterError` with the author's error when it cannot be
+        loaded, `Unavailable` when the deadline passes (it then still is desired online)."""
+        ...
+
+    async def offline(self, name: str) -> ModelView:
+        """Stop it and wait until its executors are gone. Raises `NotFound`, `Conflict` when it is offline."""
+        ...
+
+    async def push(
+        self, model: str, source: str, records: list[Any], client: str | None = None, seq: int | None = None
+    ) -> Pushed | NoRoom:
+        """Hand records to a push source: all of them or none. Repeats of (client, seq) are taken once. Raises
+        `NotFound` for an unknown model or source, `Conflict` when it is offline or the source does not take pushed
+        records, `Unavailable` while its executor is being restarted."""
+        ...
+
+    async def lookup(self, model: str, step: str, key: Any) -> Found:
+        """The state of one key; `key` as the flow sees it. The gateway passes the text of the URL: text that finds
+        nothing is looked up as a number too, if it looks like one. Raises `NotFound` for model or step,
+        `Conflict` when the model is offline, `Unavailable`."""
+        ...
+
+    async def listing(self, model: str, step: str, limit: int = 100, cursor: str | None = None) -> Page:
+        """Keys and values over all executors of the step, ordered by key text. Raises as `lookup`."""
+        ...
+
+    async def results(self, model: str, step: str | None = None, limit: int = 100) -> list[Any]:
+        """The latest records that reached `collect` sinks of the model, on all nodes, oldest first."""
+        ...
+
+    async def placement(self, model: str) -> PlacementView:
+        """Where its executors are. Raises `NotFound`."""
+        ...
+
+    async def metrics(self) -> MetricsView:
+        """The latest metrics of the whole cluster, at most a few seconds old. Works from memory when Redis is away."""
+        ...
+
+    async def log(self, model: str | None = None, limit: int = 100, after: str | None = None) -> list[LogEntry]:
+        """Without `after` the last `limit` entries, else the first `limit` after it; oldest first."""
+        ...
+
+    def follow(self, model: str | None = None, after: str | None = None) -> AsyncIterator[LogEntry]:
+        """New entries as they come (from now, or after `after`), until the iterator is closed or the node stops."""
+        ...
+
+    async def internal(self, token: str, body: bytes) -> bytes:
+        """Serve a request of another node: the gateway routes `POST /internal/call` here, `token` is the header
+        `X-Penstock-Cluster`, the body and the answer are msgpack (`application/msgpack`, answer always HTTP 200).
+        Raises `PermissionError` for a wrong token (HTTP 403)."""
+        ...

@@ -1,0 +1,53 @@
+"""Counting records per key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from penstock.flow.batch import Batch, as_rows
+from penstock.flow.graph import Partitioning, Step
+from penstock.flow.operator import Operator, StepContext
+from penstock.flow.steps.emission import Emission, ResultOperator
+
+__all__ = ["Count"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count(Step):
+    """`Keyed(key, number of records so far)`, for every record or (`final`) once per key at the end."""
+
+    kind: ClassVar[str] = "count"
+    keyed_input: ClassVar[bool] = True
+    needs_values: ClassVar[bool] = False
+    keeps_times: ClassVar[bool] = True
+    emit: Emission = "update"
+
+    def operator(self, ctx: StepContext) -> Operator:
+        return _CountOperator(ctx, self.emit == "final")
+
+    def partitioning(self, inputs: tuple[Partitioning, ...]) -> Partitioning:
+        return Partitioning.PARTITIONED
+
+
+class _CountOperator(ResultOperator):
+    def process(self, port: int, batch: Batch) -> None:
+        rows = as_rows(batch)
+        keys = rows.keys or []
+        state = self.state
+        if self.final:
+            seen = state.get
+            for key in keys:
+                state[key] = seen(key, 0) + 1
+            return
+        counts: list[int] = []
+        append = counts.append
+        for key in keys:
+            # A miss is rare, and a `try` that does not raise costs nothing: faster than `get` with a default.
+            try:
+                number = state[key] + 1
+            except KeyError:
+                number = 1
+            state[key] = number
+            append(number)
+        self.out.send(rows.derive(counts, keys=keys, times=rows.times))

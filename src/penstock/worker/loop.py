@@ -1,0 +1,345 @@
+"""The worker's one loop: control messages, frames, executors, timers. All user code runs in this thread.
+
+Nothing here blocks but the poll, which ends when a frame, a message or a `wake` comes, or the next timer is due.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import zmq
+
+from penstock.clock import Clock, SystemClock
+from penstock.errors import CheckpointError, ExchangeError, PenstockError, UsageError
+from penstock.exchange.channel import Verdict
+from penstock.exchange.frame import Kind, decode
+from penstock.worker import requests, snapshot
+from penstock.worker.channels import Item
+from penstock.worker.control import WorkerControl
+from penstock.worker.executor import Executor
+from penstock.worker.messages import (
+    AnyMessage,
+    Barrier,
+    Checkpointed,
+    CheckpointFailed,
+    Committed,
+    Connect,
+    Drain,
+    Failed,
+    Finished,
+    Listing,
+    Load,
+    Loaded,
+    Lookup,
+    Message,
+    Push,
+    Ready,
+    Reply,
+    Running,
+    Shutdown,
+    Start,
+    Stop,
+    Stopped,
+)
+from penstock.worker.model import Model, build_model
+from penstock.worker.reports import Reporter
+from penstock.worker.store import CheckpointStore
+from penstock.worker.transport import Transport
+
+_FRAMES_AT_ONCE = 64
+_LONGEST_POLL = 0.1
+
+
+class Worker:
+    """A process that runs executors. `run` returns when the supervisor says so, or is gone."""
+
+    def __init__(self, control: WorkerControl, transport: Transport, clock: Clock | None = None) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self._control, self._transport = control, transport
+        self._models: dict[str, Model] = {}
+        self._numbers: dict[int, Model] = {}
+        self._stores: dict[str, CheckpointStore] = {}
+        self._taken: dict[tuple[str, int], dict[Executor, snapshot.Part]] = {}
+        self._reporters: dict[str, Reporter] = {}
+        self._done = False
+        self._process = psutil.Process()
+        self._bell, self._bell_in = socket.socketpair()
+        self._bell.setblocking(False)
+        self._bell_in.setblocking(False)
+        self._disk = ThreadPoolExecutor(1, "checkpoint")
+        self._written: list[Callable[[], None]] = []
+        self._flush_at = 0.0
+        self.refused = 0
+        """Frames that belong to no channel here."""
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until told to stop. Models that are still here then are aborted."""
+        self.say(Ready(os.getpid(), self._transport.endpoint, self._transport.server_key))
+        poller = zmq.Poller()
+        poller.register(self._transport.socket, zmq.POLLIN)
+        poller.register(self._control.fileno(), zmq.POLLIN)
+        poller.register(self._bell.fileno(), zmq.POLLIN)
+        try:
+            while not self._done and not self._control.closed:
+                if not self._turn():
+                    self._wait(poller)
+        finally:
+            for model in list(self._models.values()):
+                self._drop(model, well=False)
+            self._disk.shutdown()
+            self._control.close()
+            self._transport.close()
+            self._bell.close()
+            self._bell_in.close()
+
+    def _turn(self) -> bool:
+        for message in self._control.receive():
+            self._obey(message)
+        did = self._receive_frames()
+        while self._written:
+            self._written.pop(0)()
+        for model in list(self._models.values()):
+            did = self._guard(model, lambda model=model: self._work(model)) or did  # type: ignore[misc]
+        return did
+
+    def _work(self, model: Model) -> bool:
+        did = False
+        for executor in model.executors.values():
+            did = executor.work() or did
+        now = self.clock.monotonic()
+        self._reporters[model.name].tick(now)
+        if now >= self._flush_at:
+            self._flush_at = now + model.load.settings.flush_interval
+            for executor in model.executors.values():
+                executor.flush_sinks()
+        return did
+
+    def _guard(self, model: Model, act: Callable[[], bool | None]) -> bool:
+        """Run something of a model; what it raises ends the model, not the worker."""
+        try:
+            return bool(act())
+        except Exception as error:
+            self._fail(model.name, error)
+            self._drop(model, well=False)
+            return True
+
+    def _wait(self, poller: zmq.Poller) -> None:
+        now = self.clock.monotonic()
+        due = now + _LONGEST_POLL
+        for model in self._models.values():
+            for executor in model.executors.values():
+                due = min(due, executor.next_read())
+        for ready, _ in poller.poll(math.ceil(max(0.0, due - now) * 1000)):
+            if ready == self._bell.fileno():
+                self._bell.recv(4096)
+                for model in list(self._models.values()):
+                    self._guard(model, lambda model=model: self._woken(model))  # type: ignore[misc]
+
+    def _woken(self, model: Model) -> None:
+        for executor in model.executors.values():
+            executor.woken()
+
+    def wake(self) -> None:
+        """Make the loop look again; from any thread."""
+        try:
+            self._bell_in.send(b"!")
+        except (BlockingIOError, OSError):
+            pass  # it is awake already, or gone
+
+    # ---- frames -----------------------------------------------------------------------------------------------------
+
+    def send(self, endpoint: str, frame: bytes) -> None:
+        """Hand a frame to the transport."""
+        self._transport.send(endpoint, frame)
+
+    def _receive_frames(self) -> bool:
+        for count in range(_FRAMES_AT_ONCE):
+            frame = self._transport.receive()
+            if frame is None:
+                return count > 0
+            try:
+                self._dispatch(frame)
+            except ExchangeError:
+                self.refused += 1
+        return True
+
+    def _dispatch(self, frame: bytes) -> None:
+        header, payload = decode(frame)
+        model = self._numbers.get(header.channel >> 16)
+        if model is None:
+            self.refused += 1
+            return
+        channel = header.channel & 0xFFFF
+        if header.kind is Kind.ACK:
+            outbound = model.outbounds.get(channel)
+            if outbound is not None:
+                outbound.acknowledged(header.epoch, header.seq)
+            return
+        inbound = model.inbounds.get(channel)
+        if inbound is None:
+            model.refused += 1
+            return
+        if inbound.receiver.receive(header.epoch, header.seq, len(frame)) is Verdict.ACCEPT:
+            item = Item(inbound, header.kind, payload, header, len(frame))
+            model.consumers[channel].offer(item)
+
+    # ---- control ----------------------------------------------------------------------------------------------------
+
+    def say(self, message: Message) -> None:
+        """Tell the supervisor."""
+        self._control.send(message)
+
+    def _obey(self, message: AnyMessage) -> None:
+        match message:
+            case Load():
+                self._load(message)
+            case Connect():
+                self._transport.know(message.server_keys)
+                self._with(message.model, lambda model: model.connect(message))
+            case Start():
+                self._with(message.model, self._start)
+            case Barrier():
+                self._with(message.model, lambda model: model.request(message.checkpoint))
+            case Committed():
+                self._with(message.model, lambda model: self._commit(model, message.checkpoint))
+            case Drain():
+                self._with(message.model, lambda model: model.drain(finish=message.finish))
+            case Stop():
+                self._stop(message)
+            case Lookup() | Listing() | Push():
+                self._answer(message)
+            case Shutdown():
+                for model in list(self._models.values()):
+                    self._drop(model, well=all(executor.reported for executor in model.executors.values()))
+                self._done = True
+            case _:
+                raise UsageError(f"a worker does not obey {type(message).__name__}")
+
+    def _with(self, name: str, act: Callable[[Model], None]) -> None:
+        model = self._models.get(name)
+        if model is not None:
+            self._guard(model, lambda: act(model))
+
+    def _load(self, load: Load) -> None:
+        try:
+            if load.model in self._models or load.number in self._numbers:
+                raise UsageError(f"model {load.model!r} (number {load.number}) is already loaded in this worker")
+            # The author's module is imported here, for the first time in this process.
+            from penstock.model.loader import load_graph
+
+            graph = load_graph(load.target, load.config)
+            parts: dict[int, list[snapshot.Part]] = {}
+            if load.checkpoint_url is not None:
+                store = self._stores[load.model] = CheckpointStore(load.checkpoint_url, graph.name)
+                if load.restore is not None:
+                    parts = _restored(store, load.restore, {e.stage for e in load.executors})
+            model = build_model(load, graph, self, parts)
+        except Exception as error:
+            self._stores.pop(load.model, None)
+            self._fail(load.model, error)
+            return
+        self._models[model.name] = self._numbers[model.number] = model
+        self._reporters[model.name] = Reporter(model, self.say, self._process, self.clock)
+        # What exists now lives as long as the model: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        self.say(Loaded(model.name, graph.topology))
+
+    def _start(self, model: Model) -> None:
+        model.start()
+        self.say(Running(model.name))
+
+    def _stop(self, message: Stop) -> None:
+        model = self._models.get(message.model)
+        if model is not None:
+            self._drop(model, well=all(executor.reported for executor in model.executors.values()))
+        self.say(Stopped(message.model))
+
+    def _answer(self, message: Lookup | Listing | Push) -> None:
+        try:
+            model = self._models.get(message.model)
+            if model is None:
+                raise UsageError(f"model {message.model!r} does not run here")
+            self.say(requests.answer(model, message))
+        except Exception as error:
+            self.say(Reply(message.id, False, None, str(error)))
+
+    def _fail(self, name: str, error: Exception) -> None:
+        known = isinstance(error, PenstockError)
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))
+        self.say(Failed(name, text, trace, type(error).__name__))
+
+    def _drop(self, model: Model, *, well: bool) -> None:
+        self._reporters.pop(model.name).report(self.clock.monotonic())
+        del self._models[model.name]
+        del self._numbers[model.number]
+        self._stores.pop(model.name, None)
+        self._taken = {key: value for key, value in self._taken.items() if key[0] != model.name}
+        for error in model.close(well=well):
+            self._fail(model.name, error)
+        gc.unfreeze()
+
+    # ---- checkpoints ------------------------------------------------------------------------------------------------
+
+    def snapshot(self, model: Model, executor: Executor, checkpoint: int) -> None:
+        """Take an executor's state now, write it in the background."""
+        store = self._stores.get(model.name)
+        if store is None:
+            return
+        part = snapshot.take(executor, checkpoint)
+        self._taken.setdefault((model.name, checkpoint), {})[executor] = part
+        pause = self.clock.monotonic() - executor.barrier_at
+        data = snapshot.write(part)
+        name, here = model.name, executor.id
+
+        def done(message: Message) -> None:
+            self._written.append(lambda: self.say(message))
+            self.wake()
+
+        def write() -> None:
+            try:
+                size = store.write_part(checkpoint, str(here), data)
+            except CheckpointError as error:
+                done(CheckpointFailed(name, checkpoint, str(error)))
+            except Exception as error:
+                done(CheckpointFailed(name, checkpoint, f"{type(error).__name__}: {error}"))
+            else:
+                done(Checkpointed(name, checkpoint, here, size, pause))
+
+        self._disk.submit(write)
+
+    def _commit(self, model: Model, checkpoint: int) -> None:
+        for executor, part in self._taken.get((model.name, checkpoint), {}).items():
+            executor.committed(part.pending(), part.positions())
+        for key in [key for key in self._taken if key[0] == model.name and key[1] <= checkpoint]:
+            del self._taken[key]
+
+    def finished(self, model: Model, executor: Executor) -> None:
+        """An executor has processed all its input."""
+        if model.load.checkpoint_url is None:
+            for sink in executor.sinks.values():
+                sink.end(well=True)
+        self.say(Finished(model.name, executor.id))
+
+
+def _restored(store: CheckpointStore, checkpoint: int, stages: set[int]) -> dict[int, list[snapshot.Part]]:
+    """The parts of a checkpoint, by stage, each in order of executor."""
+    parts: dict[int, list[snapshot.Part]] = {}
+    for name in store.manifest(checkpoint)["parts"]:
+        stage, index = (int(text) for text in name.split("."))
+        if stage in stages:
+            parts.setdefault(stage, []).append(snapshot.read(store.read_part(checkpoint, f"{stage}.{index}")))
+    for found in parts.values():
+        found.sort(key=lambda part: part.executor)
+    return parts

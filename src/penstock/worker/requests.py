@@ -1,0 +1,68 @@
+"""Questions that a worker answers about its executors: look-ups, listings, pushed records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.connectors.json_lines import jsonable
+from penstock.errors import UsageError
+from penstock.flow.operator import KeyedOperator
+from penstock.worker.messages import Listing, Lookup, Push, Reply
+from penstock.worker.model import Model
+
+
+def answer(model: Model, message: Lookup | Listing | Push) -> Reply:
+    """The reply. Raises `UsageError` when the step or source is not here."""
+    match message:
+        case Lookup():
+            return _lookup(model, message)
+        case Listing():
+            return _listing(model, message)
+        case Push():
+            return _push(model, message)
+
+
+def _operators(model: Model, step: str) -> list[KeyedOperator]:
+    found = [e.chain.operators[step] for e in model.executors.values() if step in e.chain.operators]
+    keyed = [operator for operator in found if isinstance(operator, KeyedOperator)]
+    if not keyed:
+        steps = ", ".join(model.graph.topology.keyed_steps) or "none"
+        raise UsageError(
+            f"step {step!r} of {model.name!r} has no keyed state in this worker", remedy=f"keyed steps: {steps}"
+        )
+    return keyed
+
+
+def _lookup(model: Model, message: Lookup) -> Reply:
+    for operator in _operators(model, message.step):
+        if message.key in operator.state:
+            view = operator.view(operator.state[message.key])
+            return Reply(message.id, True, {"found": True, "value": jsonable(view)})
+    return Reply(message.id, True, {"found": False, "value": None})
+
+
+def _listing(model: Model, message: Listing) -> Reply:
+    """Keys are ordered by their text, which is also the cursor."""
+    after = message.cursor
+    chosen: list[tuple[str, Any, KeyedOperator]] = []
+    for operator in _operators(model, message.step):
+        for key in operator.state:
+            text = str(key)
+            if after is None or text > after:
+                chosen.append((text, key, operator))
+    chosen.sort(key=lambda entry: entry[0])
+    items = [
+        [jsonable(key), jsonable(operator.view(operator.state[key]))]
+        for _, key, operator in chosen[: max(0, message.limit)]
+    ]
+    return Reply(message.id, True, {"items": items, "more": len(chosen) > message.limit})
+
+
+def _push(model: Model, message: Push) -> Reply:
+    lane = model.lane(message.source)
+    if lane is None:
+        raise UsageError(f"{model.name!r} has no open push source {message.source!r} in this worker")
+    if not lane.reader.push(message.records, message.client, message.seq):
+        return Reply(message.id, False, 0)
+    lane.retry_at = 0.0
+    return Reply(message.id, True, len(message.records))

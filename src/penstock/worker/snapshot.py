@@ -1,0 +1,115 @@
+"""An executor's state as bytes, and back: what one part of a durable checkpoint contains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from penstock import codec
+from penstock.errors import CheckpointError
+from penstock.exchange.keys import Router
+from penstock.flow.batch import IDLE, MIN_TIME
+from penstock.flow.operator import KeyedOperator
+from penstock.worker.executor import Executor
+
+
+class Part(msgspec.Struct):
+    """One executor's part. Trees are `codec.pack`ed values."""
+
+    executor: tuple[int, int]
+    finished: bool
+    offsets: dict[str, dict[str, Any]] = {}
+    """source step -> partition -> packed offset."""
+    keyed: dict[str, tuple[Any, Any]] = {}
+    """step -> (packed keys, packed states)."""
+    local: dict[str, Any] = {}
+    """step -> packed local state."""
+    sinks: dict[str, Any] = {}
+    """sink step -> packed pending value."""
+    watermarks: dict[int, int] = {}
+    """edge -> the least watermark of its channels."""
+
+    def pending(self) -> dict[str, Any]:
+        """What each sink needs to make this checkpoint's records visible."""
+        return {name: codec.unpack(node)[0] for name, node in self.sinks.items()}
+
+    def positions(self) -> dict[tuple[str, str], Any]:
+        """(source step, partition) -> offset."""
+        return {
+            (step, partition): codec.unpack(node)[0]
+            for step, offsets in self.offsets.items()
+            for partition, node in offsets.items()
+        }
+
+
+_decoder = msgspec.msgpack.Decoder(Part)
+
+
+def take(executor: Executor, checkpoint: int) -> Part:
+    """The executor's state now. Sinks make their records durable on the way."""
+    part = Part((executor.id.stage, executor.id.index), executor.ended)
+    for lane in executor.lanes:
+        part.offsets.setdefault(lane.step, {})[lane.partition] = codec.pack([lane.reader.offset()])
+    for name, operator in executor.chain.operators.items():
+        if isinstance(operator, KeyedOperator):
+            states = [operator.dump(state) for state in operator.state.values()]
+            part.keyed[name] = (codec.pack(list(operator.state)), codec.pack(states))
+        local = operator.dump_local()
+        if local is not None:
+            part.local[name] = codec.pack([local])
+    for name, sink in executor.sinks.items():
+        part.sinks[name] = codec.pack([sink.prepare(checkpoint)])
+    for inbound in executor.inbounds.values():
+        edge = inbound.channel.edge.id
+        known = part.watermarks.get(edge)
+        mark = MIN_TIME if inbound.watermark == IDLE else inbound.watermark
+        part.watermarks[edge] = mark if known is None else min(known, mark)
+    return part
+
+
+def write(part: Part) -> bytes:
+    """The part as bytes."""
+    return msgspec.msgpack.encode(part)
+
+
+def read(data: bytes) -> Part:
+    """The inverse of `write`. Raises `CheckpointError`."""
+    try:
+        return _decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(f"a checkpoint part cannot be read: {error}") from error
+
+
+def offsets_of(parts: list[Part], step: str) -> dict[str, Any]:
+    """partition -> offset of one source step, over all parts of its stage."""
+    return {
+        partition: offset for part in parts for (name, partition), offset in part.positions().items() if name == step
+    }
+
+
+def restore(executor: Executor, executors: int, parts: list[Part]) -> None:
+    """Give an executor (index i of `executors`) its share of the stage's former parts: the keys it owns now, the local
+    states and pending sink records of every n-th former executor. Sources are opened at their offsets before."""
+    index = executor.id.index
+    router = Router(executors)
+    alone = len(parts) == executors
+    for name, operator in executor.chain.operators.items():
+        if isinstance(operator, KeyedOperator):
+            for part in [parts[index]] if alone else parts:
+                if name in part.keyed:
+                    keys, states = (codec.unpack(node) for node in part.keyed[name])
+                    for key, state in zip(keys, states, strict=True):
+                        if alone or router.executor(key) == index:
+                            operator.state[key] = operator.load(state)
+            operator.restored()
+        local = [codec.unpack(part.local[name])[0] for part in parts[index::executors] if name in part.local]
+        if local:
+            operator.load_local(local)
+    for name, sink in executor.sinks.items():
+        sink.recover([part.pending()[name] for part in parts[index::executors] if name in part.sinks])
+    executor.restored_finished = all(part.finished for part in parts)
+    for inbound in executor.inbounds.values():
+        marks = [part.watermarks.get(inbound.channel.edge.id, MIN_TIME) for part in parts]
+        if min(marks) > MIN_TIME:
+            inbound.advance(min(marks))

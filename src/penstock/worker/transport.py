@@ -1,0 +1,119 @@
+"""Frames between workers: one ZeroMQ PULL socket per worker, one PUSH socket per peer.
+
+`ipc` sockets live in a directory with mode 0700. `tcp` sockets use CURVE: every worker has a key pair, and only the
+public keys that the supervisor named may connect.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+import zmq
+import zmq.auth.thread
+
+from penstock.errors import WorkerError
+
+
+class Transport:
+    """All sockets of one worker. Memory is bounded by the channels' credits, so queues have no limit of their own."""
+
+    def __init__(self, data_dir: str, bind: str | None = None) -> None:
+        self._context = zmq.Context()
+        self._inbox = self._context.socket(zmq.PULL)
+        self._inbox.set_hwm(0)
+        self._peers: dict[str, zmq.Socket[bytes]] = {}
+        self._allowed: set[bytes] = set()
+        self._auth: zmq.auth.thread.ThreadAuthenticator | None = None
+        self._path: str | None = None
+        self.server_key = ""
+        if bind is None:
+            self._path = os.path.join(data_dir, f"{uuid.uuid4().hex[:12]}.sock")
+            self.endpoint = f"ipc://{self._path}"
+            if len(self._path.encode()) > 100:
+                raise WorkerError(
+                    f"the socket path {self._path!r} is too long for this system",
+                    remedy="use a shorter data directory, e.g. under /tmp",
+                )
+            self._inbox.bind(self.endpoint)
+        else:
+            self._bind_tcp(bind)
+
+    def _bind_tcp(self, bind: str) -> None:
+        public, self._secret = zmq.curve_keypair()
+        self._public = public
+        self.server_key = public.decode()
+        self._auth = zmq.auth.thread.ThreadAuthenticator(self._context)
+        self._auth.start()
+        self._auth.configure_curve_callback("*", credentials_provider=self)
+        self._inbox.curve_server = True
+        self._inbox.curve_publickey, self._inbox.curve_secretkey = public, self._secret
+        host = f"[{bind}]" if ":" in bind else bind
+        self._inbox.set(zmq.IPV6, int(":" in bind))
+        port = self._inbox.bind_to_random_port(f"tcp://{host}")
+        self.endpoint = f"tcp://{host}:{port}"
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether a peer with this public key may connect (called by the authenticator's thread)."""
+        return zmq.utils.z85.encode(key) in self._allowed
+
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        """The inbox, for pollers."""
+        return self._inbox
+
+    def receive(self) -> bytes | None:
+        """The next frame, if one has arrived."""
+        try:
+            return self._inbox.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def know(self, server_keys: dict[str, str]) -> None:
+        """The public keys of the workers that may connect, by endpoint."""
+        self._allowed = {key.encode() for key in server_keys.values() if key}
+        self._keys = server_keys
+
+    def send(self, endpoint: str, frame: bytes) -> None:
+        """Queue a frame to a peer; never blocks."""
+        peer = self._peers.get(endpoint)
+        if peer is None:
+            peer = self._peers[endpoint] = self._connect(endpoint)
+        peer.send(frame, zmq.NOBLOCK)
+
+    def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
+        peer: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
+        peer.set_hwm(0)
+        peer.linger = 0
+        if endpoint.startswith("tcp://"):
+            peer.set(zmq.IPV6, int("[" in endpoint))
+            if self._auth is not None:
+                peer.curve_serverkey = self._keys[endpoint].encode()
+                peer.curve_publickey, peer.curve_secretkey = self._public, self._secret
+        peer.connect(endpoint)
+        return peer
+
+    def forget(self, endpoints: set[str]) -> None:
+        """Close the sockets to all peers but these."""
+        for endpoint in set(self._peers) - endpoints:
+            self._peers.pop(endpoint).close(0)
+
+    def close(self) -> None:
+        """Close everything; unsent frames are dropped."""
+        self.forget(set())
+        self._inbox.close(0)
+        if self._auth is not None:
+            self._auth.stop()
+        self._context.destroy(0)
+        if self._path is not None and os.path.exists(self._path):
+            os.unlink(self._path)
+
+
+def poller(transport: Transport, *readable: Any) -> zmq.Poller:
+    """A poller over the inbox and other file descriptors."""
+    result = zmq.Poller()
+    result.register(transport.socket, zmq.POLLIN)
+    for item in readable:
+        result.register(item.fileno(), zmq.POLLIN)
+    return result
