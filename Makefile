@@ -33,10 +33,10 @@ test: $(SYNCED) ## every test this machine can run
 	@$(BIN)/pytest -q $(ARGS)
 
 check: $(SYNCED) ## format, lint, types, floors
-	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache | tail -n +10
+	@report=$$($(BIN)/lint-imports --no-cache 2>&1) && echo "$$report" | tail -1 || { echo "$$report"; exit 1; }
 
 bench: $(SYNCED) ## the benchmark table, bench/RESULTS.md and its plots (peers get environments of their own)
 	@$(BIN)/python -m bench.run $(ARGS)

@@ -15,9 +15,7 @@ import penstock as ps
 
 ps.config.defaults(input=str(Path(__file__).parent / "data" / "access.log.gz"), gap="30m")
 
-LINE = re.compile(
-    r'(?P<address>\S+) \S+ \S+ \[(?P<time>[^]]+)\] "(?P<request>.*?)" (?P<status>\d{3}) (?P<bytes>\d+|-) '
-)
+LINE = re.compile(r'(?P<address>\S+) \S+ \S+ \[(?P<time>[^]]+)\] ".*?" (?P<status>\d{3}) (?P<bytes>\d+|-) ')
 
 
 def parse(line: str) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def parse(line: str) -> dict[str, Any]:
         "address": match["address"],
         "ts": datetime.strptime(match["time"], "%d/%b/%Y:%H:%M:%S %z"),
         "bytes": 0 if match["bytes"] == "-" else int(match["bytes"]),
-        "failed": match["status"] >= "400",
+        "failed": int(match["status"] >= "400"),
     }
 
 
@@ -40,5 +38,6 @@ flow = ps.Flow("access-log-sessions")
     .key_by("address", lambda request: request["address"])
     .window(ps.session(ps.config["gap"]), on="ts", late="60s")
     .aggregate("visits", requests=ps.count(), bytes=ps.sum("bytes"), failed=ps.sum("failed"))
+    .map("visit", lambda visit: visit.value)
     .sink("out", ps.stdout())
 )

@@ -59,12 +59,7 @@ def chart(state: dict[str, Any], reading: dict[str, Any]) -> tuple[dict[str, Any
         "score": round(score, 2),
         "alarms": alarms,
     }
-    return state, {
-        "sensor": reading["sensor"],
-        "time": time,
-        "value": value,
-        "score": round(score, 2),
-    } if begins else None
+    return state, {"time": time, "value": value, "score": state["score"]} if begins else None
 
 
 def seconds(timestamp: str) -> float:
@@ -72,8 +67,8 @@ def seconds(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).replace(tzinfo=UTC).timestamp()
 
 
-SERIES = str(Path(__file__).parent / "data" / "nab" / "*.csv.gz")
-origin = ps.config.get("input", SERIES)
+ps.config.defaults(input=str(Path(__file__).parent / "data" / "nab" / "*.csv.gz"))
+origin = ps.config["input"]
 
 flow = ps.Flow("anomaly")
 (

@@ -11,6 +11,13 @@ ps.config.defaults(input=str(Path(__file__).parent.parent / "data" / "nexmark_ev
 
 BID = 2
 
+
+def row(session: ps.Keyed) -> dict[str, int]:
+    """A session ends ten seconds after its last bid."""
+    found = session.value
+    return {"bidder": session.key, "n": found["n"], "start_ts": found["start"], "end_ts": found["end"]}
+
+
 flow = ps.Flow("nexmark-q11")
 (
     flow.source("events", ps.ndjson(ps.config["input"]))
@@ -18,6 +25,6 @@ flow = ps.Flow("nexmark-q11")
     .key_by("bidder", "bidder")
     .window(ps.session("10s"), on="ts")
     .aggregate("sessions", n=ps.count())
-    .map("row", lambda s: {"bidder": s["key"], "n": s["n"], "start_ts": s["start"], "end_ts": s["end"]})
+    .map("row", row)
     .sink("out", ps.stdout())
 )

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import penstock as ps
+from penstock.flow.aggregates import Aggregate
 
 ps.config.defaults(input=str(Path(__file__).parent.parent / "data" / "nexmark_events.ndjson.gz"))
 
 BID = 2
 
 
-class Leaders(ps.Aggregate):
+class Leaders(Aggregate):
     """The most bids, and every auction that has so many: an aggregate of one's own."""
 
     def init(self) -> list[Any]:
@@ -25,7 +26,7 @@ class Leaders(ps.Aggregate):
 
     def add(self, acc: list[Any], values: list[Any], times: Sequence[int]) -> list[Any]:
         for window in values:
-            acc = self.merge(acc, [window["num"], [window["key"]]])
+            acc = self.merge(acc, [window.value["num"], [window.key]])
         return acc
 
     def merge(self, acc: list[Any], other: list[Any]) -> list[Any]:
@@ -37,21 +38,21 @@ class Leaders(ps.Aggregate):
         return acc
 
 
-def rows(best: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row per leading auction; `key` is the start of the window of ten seconds."""
-    num, auctions = best["leaders"]
+def rows(best: ps.Keyed) -> Iterator[dict[str, Any]]:
+    """One row per leading auction; the key is the start of the window of ten seconds."""
+    num, auctions = best.value["leaders"]
     for auction in auctions:
-        yield {"ws": best["key"], "auction": auction, "num": num}
+        yield {"ws": best.key, "auction": auction, "num": num}
 
 
 flow = ps.Flow("nexmark-q5")
 (
     flow.source("events", ps.ndjson(ps.config["input"]))
-    .filter("bids", lambda event: event["type"] == BID)
+    .filter("only-bids", lambda event: event["type"] == BID)
     .key_by("auction", "auction")
     .window(ps.sliding("10s", every="2s"), on="ts")
     .aggregate("bids", num=ps.count())
-    .key_by("start", "start")
+    .key_by("start", lambda bids: bids.value["start"])
     .window(ps.tumbling("2s"))
     .aggregate("hottest", leaders=Leaders())
     .flat_map("rows", rows)

@@ -1,12 +1,13 @@
 """A whole flow in one thread, in any order that a seed asks for.
 
-The real protocol machines (frames, senders, receivers, aligners, coordinator, routers) run between simulated executors and links.
-Each step does one thing that could happen next: a frame or an acknowledgement arrives, an executor processes a frame or reads
-its source, a checkpoint begins or is given up, everything crashes and is restored. Links delay as they please (so channels
-overtake each other); on lossy links, which need `retain`, they also lose, repeat and swap frames.
+The real protocol machines (frames, senders, receivers, aligners, coordinator, routers) run between simulated executors
+and links. Each step does one thing that could happen next: a frame or an acknowledgement arrives, an executor
+processes a frame or reads its source, a checkpoint begins or is given up, everything crashes and is restored. Links
+delay as they please (so channels overtake each other); on lossy links, which need `retain`, they also lose, repeat and
+swap frames.
 
-The executors follow the worker's rules: a data frame is processed only while every output channel has credit; other frames
-need none; frames behind a barrier wait until every input has brought it.
+The executors follow the worker's rules: a data frame is processed only while every output channel has credit; other
+frames need none; frames behind a barrier wait until every input has brought it.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def setup(seed: int, *, shape_name: str | None = None, mutant: str = "") -> Setu
         checkpoints=rng.choice((0.0, 0.01, 0.05)),
         aborts=rng.choice((0, 0, 3)),
         crashes=rng.choice((0, 0, 1, 2)),
-        speeds={name: rng.choice((1.0, 1.0, 0.3, 0.1)) for name in names},
+        speeds={name: rng.choice((1.0, 1.0, 0.3, 0.15)) for name in names},
         mutant=mutant,
     )
 
@@ -181,7 +182,7 @@ class Executor:
         self.edges = [[link for link in outbound if link.channel.edge == edge] for edge in edges]
         self.routers = [Router(len(links)) for links in self.edges]
         self.queue: deque[tuple[Link, Header, list[Record], int]] = deque()
-        self.held: dict[int, deque[tuple[Link, Header, list[Record], int]]] = {id: deque() for id in self.inbound}
+        self.held = {number: deque(self.queue) for number in self.inbound}
         self.aligner = Aligner(self.inbound)
         self.seen: Counter[Record] = Counter()
         self.offset = 0
@@ -193,7 +194,7 @@ class Executor:
 
     def step(self) -> bool:
         """Do the next thing; whether there was one."""
-        ready = all(link.sender.ready for link in self.outbound)
+        ready = all(link.sender.ready for link in self.outbound) or self.run.setup.mutant == "credit is ignored"
         if self.queue and (ready or self.queue[0][1].kind is not Kind.DATA):
             self.take(*self.queue.popleft())
             return True
@@ -213,22 +214,22 @@ class Executor:
 
     def take(self, link: Link, header: Header, records: list[Record], size: int) -> None:
         """Process one frame, or put it aside when its channel waits for a barrier."""
-        id = link.channel.id
-        if self.aligner.blocked(id) and self.run.setup.mutant != "no alignment":
-            self.held[id].append((link, header, records, size))
+        number = link.channel.id
+        if self.aligner.blocked(number) and self.run.setup.mutant != "no alignment":
+            self.held[number].append((link, header, records, size))
             return
         if header.seq != link.processed + 1:
-            raise Violation(f"channel {id}: frame {header.seq} was processed after {link.processed}")
+            raise Violation(f"channel {number}: frame {header.seq} was processed after {link.processed}")
         link.processed = header.seq
         if header.kind is Kind.DATA:
             self.process(records)
         elif header.kind is Kind.BARRIER:
-            answer = self.aligner.on_barrier(id, header.checkpoint)
+            answer = self.aligner.on_barrier(number, header.checkpoint)
             if isinstance(answer, Aligned):
                 self.snapshot(answer.checkpoint)
             self.unhold()
         elif header.kind is Kind.END:
-            ended = None if self.run.setup.mutant == "end holds barriers up" else self.aligner.on_end(id)
+            ended = None if self.run.setup.mutant == "end holds barriers up" else self.aligner.on_end(number)
             if ended is not None:
                 self.snapshot(ended.checkpoint)
             self.unhold()
@@ -240,12 +241,13 @@ class Executor:
             link.answer(Kind.ACK, ack)
 
     def unhold(self) -> None:
-        free = [id for id in self.held if self.held[id] and not self.aligner.blocked(id)]
-        for id in free:
-            self.queue.extendleft(reversed(self.held[id]))
-            self.held[id].clear()
+        free = [number for number in self.held if self.held[number] and not self.aligner.blocked(number)]
+        for number in free:
+            self.queue.extendleft(reversed(self.held[number]))
+            self.held[number].clear()
 
     def process(self, records: list[Record]) -> None:
+        self.run.timeouts = 0
         self.seen.update(records)
         emitted = [out for record in records for out in forward(self.name[0], record)]
         for router, links in zip(self.routers, self.edges, strict=True):
@@ -323,6 +325,8 @@ class Simulation:
         self.epoch = (1, 0)
         self.largest = 0
         self.signals = 0
+        self.timeouts = 0
+        """Checkpoints in a row that nothing but their timeout could end."""
         self.stats: Counter[str] = Counter()
         self.last: Complete[Name] | None = None
         self.links: list[Link] = []
@@ -351,6 +355,7 @@ class Simulation:
             for name in names
         }
         parts = {} if self.last is None else self.last.parts
+        self.stats["restored"] += self.last is not None
         ended = {name: part for name, part in parts.items() if part.final}
         self.coordinator = CheckpointCoordinator(names, after=self.coordinator.number, finished=ended)
         for name, part in parts.items():
@@ -364,17 +369,11 @@ class Simulation:
 
     def run(self) -> Simulation:
         """To the end of the input. Raises `Violation`."""
-        rng, s = self.rng, self.setup
-        crashes = sorted((rng.randrange(20, 400) for _ in range(s.crashes)), reverse=True)
         names = list(self.executors)
         idle = 0
-        for step in range(200_000):
-            if crashes and step >= crashes[-1]:
-                crashes.pop()
-                self.stats["crashes"] += 1
-                self.build()
+        for step in range(60_000):
             did = self.move(names)
-            if step % 16 == 0:
+            if step % 32 == 0:
                 self.check_memory()
             if did:
                 idle = 0
@@ -383,6 +382,7 @@ class Simulation:
             if idle > 30:
                 idle = 0
                 if self.done():
+                    self.stats["steps"] += step
                     self.check_result()
                     return self
                 if not self.move_any():
@@ -398,6 +398,10 @@ class Simulation:
         if dice > 0.98 and self.stats["aborted"] < s.aborts:
             self.stats["aborted"] += self.coordinator.abort("chance") is not None
             return True
+        if 0.965 < dice < 0.968 and self.stats["crashes"] < s.crashes and (self.last is not None or rng.random() < 0.2):
+            self.stats["crashes"] += 1
+            self.build()
+            return True
         if dice < 0.5:
             name = names[int(rng.random() * len(names))]
             return rng.random() < s.speeds[name] and self.executors[name].step()
@@ -406,7 +410,7 @@ class Simulation:
     def move_any(self) -> bool:
         """Look for anything that can still happen."""
         did = any([self.deliver(link) for link in self.links] + [e.step() for e in self.executors.values()])
-        if not did and self.setup.retain:
+        if not did and self.setup.retain and self.setup.mutant != "nothing is sent again":
             for link in self.links:  # what a timer does: the channel has been silent
                 again = link.sender.resend()
                 if again and not link.waiting:
@@ -415,7 +419,8 @@ class Simulation:
                     did = True
         if not did and self.coordinator.in_flight is not None:  # its timeout
             self.coordinator.abort("timeout")
-            did = self.begin()
+            self.timeouts += 1
+            did = self.begin() and self.timeouts < 20
         return did
 
     def begin(self) -> bool:
@@ -459,6 +464,7 @@ class Simulation:
             if set(complete.parts) != set(self.executors):
                 raise Violation("a complete checkpoint lacks executors")
             self.last = complete
+            self.timeouts = 0
             self.stats["complete"] += 1
 
     # ---- invariants -------------------------------------------------------------------------------------------------
@@ -473,7 +479,7 @@ class Simulation:
 
     def done(self) -> bool:
         return all(e.finished and not e.queue for e in self.executors.values()) and not any(
-            link.frames or link.gathered or link.answers for link in self.links
+            link.frames or link.gathered or link.answers or link.sender.outstanding for link in self.links
         )
 
     def check_result(self) -> None:

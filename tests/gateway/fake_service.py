@@ -67,7 +67,7 @@ class FakeService:
         if full in self.catalogue:
             raise Conflict(f"{full!r} exists already")
         self.catalogue[full] = ModelView(name=full, path=path, desired="offline", status="offline", generation=1)
-        self.log_entry("model.added", full)
+        self.log_entry("model.added", "added", full)
         return self.catalogue[full]
 
     async def delete_model(self, name):

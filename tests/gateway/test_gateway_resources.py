@@ -141,6 +141,6 @@ def test_documentation_knows_the_structs_and_every_route(ask):
     assert {"ModelView", "NodeView", "PlacementView", "MetricsView", "LogEntry"} <= schemas.keys()
     assert "/v1/state/{group}/{name}/{step}/{key}" in document["paths"]
     text = str(document)
-    for name in set(part.split("'")[0] for part in text.split("#/components/schemas/")[1:]):
+    for name in {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in schemas
     assert ask("GET", "/docs").status_code == 200

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock.cli.output import Json, console, error_console, print_json
+from penstock.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from penstock.cli.demo_replay import Series
     from penstock.cli.demo_session import Snapshot
     from penstock.cli.demo_view import View
+    from penstock.cli.local_cluster import LocalCluster
 
 NODES = 3
 FIRST_PORT = 8700
@@ -58,30 +60,46 @@ def demo(
 
 
 async def _demo(files: Path, seconds: float, port: int | None, view: View) -> Snapshot | None:
-    """Run it; `None` when it was stopped before the replay began."""
+    """Run it; `None` when it was stopped before the replay began. Leaves no process behind, however it ends."""
     from penstock.cli.demo_replay import load_series
-    from penstock.cli.demo_session import Session
+    from penstock.cli.local_cluster import LocalCluster
+    from penstock.cli.up import interrupts
 
     stop = asyncio.Event()
-    with view, _interrupts(stop):
-        view.say("Starting three nodes and an embedded Valkey …")
+    with view, interrupts(stop):
         series = load_series(files / "data" / "nab")
-        async with _cluster(port) as url:
-            if stop.is_set():
-                return None
-            view.say("Bringing the model online …")
-            return await Session(url, files / "anomaly.py", series, seconds).run(stop, view.show)
+        cluster = LocalCluster(NODES, free_ports() if port is None else port, on_progress=view.say)
+        running = asyncio.create_task(_run(cluster, files / "anomaly.py", series, seconds, stop, view))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done() and not view.shown:
+                running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                return await running
+            return None
+        finally:
+            stopping.cancel()
 
 
-@contextlib.contextmanager
-def _interrupts(stop: asyncio.Event):  # type: ignore[no-untyped-def]
-    """Ctrl-C and SIGTERM end the demo in good order."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    for number in numbers:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+async def _run(
+    cluster: LocalCluster, flow: Path, series: list[Series], seconds: float, stop: asyncio.Event, view: View
+) -> Snapshot:
+    from penstock.cli.demo_session import Session
+
+    async with cluster:
+        view.say("bringing the model online")
+        return await Session(cluster.nodes[0].url, flow, series, seconds).run(stop, view.show)
+
+
+def free_ports() -> int:
+    """The first of `NODES` ports that nobody uses, from 8700 on. Raises `UsageError` when there are none."""
+    from penstock.cli.local_cluster import check_ports
+
+    for first in range(FIRST_PORT, FIRST_PORT + 100 * NODES, NODES):
+        try:
+            check_ports(list(range(first, first + NODES)))
+        except UsageError:
+            continue
+        return first
+    raise UsageError(f"no {NODES} free ports from {FIRST_PORT} on", remedy="name the first one with --port")

@@ -159,7 +159,8 @@ class Session:
     async def _online(self, client: AsyncClient) -> None:
         self.snapshot.nodes = await client.nodes()
         await client.add_model(str(self._flow), name=MODEL)
-        await client.online(MODEL, config={"input": "push"})
+        # One executor per step on every node, so that the sensors' state is spread over all of them.
+        await client.online(MODEL, config={"input": "push"}, executors=len(self.snapshot.nodes))
 
     async def _push_all(self, client: AsyncClient, stop: asyncio.Event) -> None:
         start = time.monotonic()

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -25,6 +24,9 @@ TIMELINE = 30
 class View(Protocol):
     """Where the demo is shown."""
 
+    shown: bool
+    """Whether the replay has begun to be shown."""
+
     def __enter__(self) -> View: ...
     def __exit__(self, *exc: object) -> None: ...
 
@@ -41,8 +43,9 @@ class PlainView:
     """A line now and then, for logs and pipes."""
 
     def __init__(self, console: Console, every: float = 5.0) -> None:
-        self._console, self._every, self._next, self._alarms = console, every, 0.0, 0
-        self._introduced = False
+        self._console, self._every, self._next = console, every, 0.0
+        self._said = ""
+        self.shown = False
 
     def __enter__(self) -> PlainView:
         return self
@@ -51,14 +54,16 @@ class PlainView:
         pass
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        if text != self._said:
+            self._said = text
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def show(self, snapshot: Snapshot) -> None:
-        if not self._introduced:
-            self._introduced = True
-            self.say(f"API {snapshot.url}, while this runs:")
+        if not self.shown:
+            self.shown = True
+            self.say(f"{len(snapshot.nodes)} nodes, the API is at {snapshot.url}; while this runs:")
             for line in commands(snapshot):
-                self.say(f"  {escape(line)}")
+                self.say(f"  {line}")
         if snapshot.elapsed < self._next and snapshot.phase == "replaying":
             return
         self._next = snapshot.elapsed + self._every
@@ -75,6 +80,7 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True)
+        self.shown = False
 
     def __enter__(self) -> LiveView:
         self._live.start()
@@ -84,9 +90,10 @@ class LiveView:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        self._live.update(Text.from_markup(text), refresh=True)
+        self._live.update(Text(f"{text} …", style="dim"), refresh=True)
 
     def show(self, snapshot: Snapshot) -> None:
+        self.shown = True
         self._live.update(screen(snapshot), refresh=True)
 
 

@@ -23,7 +23,10 @@ def events(
     token: Token = None,
     json: Json = False,
 ) -> None:
-    """Show the log of the cluster: members, models, failures, restarts. JSON is one entry per line."""
+    """Show the log of the cluster: members, models, failures, restarts.
+
+    With --json one entry per line.
+    """
 
     def show(client: Client) -> None:
         last = None

@@ -121,7 +121,10 @@ def results(
     token: Token = None,
     json: Json = False,
 ) -> None:
-    """Show the latest records that reached the model's `collect` sinks. JSON is one record per line."""
+    """Show the latest records that reached the model's `collect` sinks.
+
+    With --json one record per line.
+    """
     records = call(url, token, lambda client: client.results(name, step, limit=limit))
     if json:
         print_lines(records)

@@ -30,7 +30,10 @@ def push(
     token: Token = None,
     json: Json = False,
 ) -> None:
-    """Push records. Waits while the cluster is under pressure; done means that every record is retained."""
+    """Push records to a source of a model.
+
+    Waits while the cluster is under pressure; when it is done, every record is retained.
+    """
     if (client is None) != (seq is None):
         raise UsageError("--client and --seq belong together", remedy="give both or none")
     source = 0 if file == "-" else _open(file)
@@ -60,7 +63,7 @@ def _open(file: str) -> int:
 
 
 def pieces(source: int) -> Iterator[bytes]:
-    """Whole lines from a file descriptor, as much as is there: a slow pipe is sent line by line, a file in big pieces."""
+    """Whole lines from a file descriptor, as much as is there: a slow pipe goes line by line, a file in big pieces."""
     if source == 0 and sys.stdin.isatty():
         error_console().print("one JSON value per line, end with Ctrl-D", style="dim")
     rest = b""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from penstock.client import Client
 
 
-class KeyType(str, Enum):
+class KeyType(StrEnum):
     """How the key on the command line is read."""
 
     STR = "str"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any, TypeAlias
@@ -106,7 +106,8 @@ class Bus:
 
     async def command(self, *arguments: Argument, deadline: float | None = None) -> Any:
         """Run one command. Raises `BusDown`; `ClusterError` when Redis refuses."""
-        return await self._within(self._redis.execute_command(*arguments), deadline, str(arguments[0]))
+        run: Callable[..., Awaitable[Any]] = self._redis.execute_command
+        return await self._within(run(*arguments), deadline, str(arguments[0]))
 
     async def script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """Run the Lua script `name` in one atomic step. Raises `BusDown`; `ClusterError` when it fails."""
@@ -173,7 +174,7 @@ class Bus:
             message = await pubsub.get_message(timeout=self.settings.poll * 5)
             if message is None:
                 async with asyncio.timeout(self.deadline):
-                    await pubsub.ping()  # type: ignore[no-untyped-call]
+                    await pubsub.ping()
             elif message["type"] == "message":
                 self.bell.set()
 

@@ -53,7 +53,7 @@ class EmbeddedValkey:
         """Start it and wait until it answers. Raises `ClusterError` with the server's log otherwise."""
         directory = Path(tempfile.mkdtemp(prefix="penstock-bus-", dir=self._parent))  # mkdtemp makes it 0700
         if len(os.fsencode(directory / _SOCKET)) > _SOCKET_PATH_LIMIT:
-            directory.rmdir()
+            shutil.rmtree(directory)
             raise ClusterError(
                 f"the directory {directory.parent} has too long a name for a Unix socket",
                 remedy="choose a shorter one, for instance by setting TMPDIR=/tmp",

@@ -33,6 +33,7 @@ from penstock.worker.messages import (
     Collected,
     Committed,
     Connect,
+    Connected,
     Drain,
     Epoch,
     ExecutorId,
@@ -248,6 +249,7 @@ class _Run:
             )
         await self._await_all(Loaded)
         await self._tell(Connect(self.model, endpoints, dict.fromkeys(endpoints, epoch)))
+        await self._await_all(Connected)
         await self._tell(Start(self.model))
         await self._await_all(Running)
         self.started = self.told = time.monotonic()

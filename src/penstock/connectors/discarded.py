@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from penstock.flow.connector import ConnectorContext, Sink, Writer
 
@@ -28,6 +28,8 @@ def null() -> Discard:
 
 class DiscardWriter(Writer):
     """Counts and forgets."""
+
+    reads_records: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.written = 0

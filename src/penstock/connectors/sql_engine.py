@@ -70,7 +70,7 @@ class Database:
                 with self.engine.begin() as connection:
                     return work(connection)
             except exc.DBAPIError as error:
-                if not _worth_retrying(error):
+                if not worth_retrying(error):
                     raise self.failed(error) from error
                 last = error
                 self.engine.dispose()
@@ -97,7 +97,7 @@ def _cause(error: exc.SQLAlchemyError) -> str:
     return " ".join(str(original).split())[:500]
 
 
-def _worth_retrying(error: exc.DBAPIError) -> bool:
+def worth_retrying(error: exc.DBAPIError) -> bool:
     """Whether the failure may pass: a lost or refused connection, a lock, a deadlock; not a wrong statement."""
     original = error.orig
     if type(original).__module__.startswith("sqlite3"):

@@ -62,10 +62,17 @@ def table_for(name: str, rows: list[dict[str, Any]], key: tuple[str, ...]) -> sa
         sa.Column(column, _type_for(values, column in key), primary_key=column in key, autoincrement=False)
         for column, values in columns.items()
     ]
-    return sa.Table(name, sa.MetaData(), *made, **{f"{b}_{o}": v for b in _BACKENDS for o, v in _MYSQL_TABLE.items()})
-
-
-_MYSQL_TABLE = {"charset": "utf8mb4", "collate": "utf8mb4_bin", "engine": "InnoDB"}
+    return sa.Table(
+        name,
+        sa.MetaData(),
+        *made,
+        mysql_engine="InnoDB",
+        mysql_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
+        mariadb_engine="InnoDB",
+        mariadb_charset="utf8mb4",
+        mariadb_collate="utf8mb4_bin",
+    )
 
 
 def _type_for(values: list[Any], key: bool) -> sa.types.TypeEngine[Any]:

@@ -12,9 +12,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Sequence
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from enum import Enum
+from functools import cache
 from itertools import compress
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -48,6 +51,16 @@ def _float(key: float) -> bytes:
     if key.is_integer():
         return _int(int(key))
     return _FLOAT + (repr(key) if key == key else "nan").encode()
+
+
+def _decimal(key: Decimal) -> bytes:
+    if not key.is_finite():
+        return _float(float(key))
+    numerator, denominator = key.as_integer_ratio()
+    if denominator == 1:
+        return _int(numerator)
+    near = float(key)
+    return _float(near) if near == key else _sequence(_OBJECT, ["Decimal", numerator, denominator])
 
 
 def _datetime(key: datetime) -> bytes:
@@ -109,6 +122,10 @@ def _encode(key: Any, nested: bool = False) -> bytes:
         return _DATE + _int(key.toordinal())
     if isinstance(key, Enum):
         return _sequence(_MEMBER, [type(key).__qualname__, key.name])
+    if isinstance(key, Decimal):
+        return _decimal(key)
+    if isinstance(key, UUID):
+        return _sequence(_OBJECT, ["UUID", key.bytes])
     if _is_frozen(type(key)):
         return _object(key)
     raise ExchangeError(
@@ -118,8 +135,8 @@ def _encode(key: Any, nested: bool = False) -> bytes:
 
 
 _REMEDY = (
-    "a key is text, a number, bytes, a date or time, None, an Enum member, a frozen dataclass or Struct, or a tuple of"
-    " these; make one of them in the function given to key_by"
+    "a key is text, a number, bytes, a date or datetime, None, a UUID, an Enum member, a frozen dataclass or Struct, or"
+    " a tuple of these; make one of them in the function given to key_by"
 )
 
 
@@ -149,6 +166,7 @@ def owner(group: int, executors: int) -> int:
     return group * executors // KEY_GROUPS
 
 
+@cache
 def even_routing(executors: int) -> tuple[int, ...]:
     """The default routing table: group -> executor."""
     if not 1 <= executors <= KEY_GROUPS:
@@ -247,6 +265,7 @@ _MASK_UP_TO = 6
 """Up to so many executors, a pass per executor in C is faster than one pass over the records in Python (measured)."""
 
 
+@cache
 def _mask(executor: int) -> bytes:
     """A translation table that turns `executor` into 1 and everything else into 0."""
     return bytes(byte == executor for byte in range(256))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Rows:
         """The records as steps and users see them: plain values, or `Keyed` pairs when the stream is keyed."""
         if self.keys is None:
             return self.values
-        return list(map(Keyed, self.keys, self.values))
+        # As `Keyed(key, value)` for each, without the Python frame of a named tuple's constructor.
+        return list(map(tuple.__new__, repeat(Keyed), zip(self.keys, self.values, strict=True)))
 
     def derive(self, values: list[Any], *, keys: list[Hashable] | None = None, times: list[int] | None = None) -> Rows:
         """New records that came out of this batch: same lane, same origin."""

@@ -154,11 +154,16 @@ def carries_times(steps: Mapping[str, Step], source: Input) -> bool:
     """Whether the records of a stream have event times: they were stamped, or came out of a window, and no step on the
     way lost them."""
     step = steps[source.step]
-    if step.kind == "stamp" or getattr(step, "gives_times", False):
+    if step.kind in _GIVE_TIMES:
         return True
-    if not getattr(step, "keeps_times", False) or not step.inputs:
+    if not step.inputs or not getattr(step, "keeps_times", step.kind in _KEEP_TIMES):
         return False
-    return all(carries_times(steps, i) for i in step.inputs)
+    carriers = step.inputs[:1] if step.kind == "join_latest" else step.inputs
+    return all(carries_times(steps, i) for i in carriers)
+
+
+_GIVE_TIMES = frozenset({"stamp", "window"})
+_KEEP_TIMES = frozenset({"join", "join_latest", "enrich"})
 
 
 def check_graph(name: str, steps: Iterable[Step], on_error: Any = "fail", executors: int = 1) -> Graph:
@@ -256,7 +261,7 @@ def _circle(steps: Mapping[str, Step]) -> list[str]:
 
 
 def _check_time(graph: Graph, step: Step) -> None:
-    needed = getattr(step, "needs_time", step.kind == "window")
+    needed = getattr(step, "window", None) is not None or getattr(step, "within_ms", None) is not None
     if needed and not all(carries_times(graph.steps, i) for i in step.inputs):
         raise window_without_time(step.name, step.site)
 

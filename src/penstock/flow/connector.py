@@ -107,6 +107,9 @@ class Writer(ABC):
     transactional: ClassVar[bool] = False
     """Whether prepare/commit/recover give exactly once; otherwise records are written as they come (at least once)."""
 
+    reads_records: ClassVar[bool] = True
+    """Whether `write` looks at the records; if not, a list of the right length is enough for it."""
+
     @abstractmethod
     def write(self, records: list[Any]) -> None:
         """Take records. May buffer up to a bound."""

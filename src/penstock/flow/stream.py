@@ -8,7 +8,7 @@ keyed stream see `Keyed(key, value)` in `map`, `flat_map`, `filter`, `branch` an
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from penstock.errors import FlowError
 from penstock.flow.batch import Keyed
@@ -50,12 +50,11 @@ if TYPE_CHECKING:
     from penstock.flow.builder import Flow
     from penstock.flow.windows import Duration, Window
 
-__all__ = ["KeyedStream", "Stream", "WindowStream", "Windowed", "stream_of"]
+__all__ = ["KeyedStream", "Stream", "TimedStream", "Windowed", "stream_of"]
 
 T = TypeVar("T")
 U = TypeVar("U")
 V = TypeVar("V")
-W = TypeVar("W")
 S = TypeVar("S")
 
 _KEYED_ONLY = frozenset({"count", "reduce", "fold", "top_k", "window", "join", "join_latest"})
@@ -140,30 +139,24 @@ class Stream(Generic[T]):
 
     def stamp(self, name: str, on: Field) -> Self:
         """Give each record its event time, from a field or a function: milliseconds since 1970, or a datetime."""
+        check_name(name)
+        return self._alike(self._stamp(name, on))
+
+    def _stamp(self, name: str, on: Field) -> Input:
         from penstock.flow.steps.stamp import Stamp
 
-        check_name(name)
         if not isinstance(on, str):
             check_function(name, on, what="on")
-        return self._same(Stamp, name, on=on)
+        return self._step(Stamp, name, None, on=on)
 
     def enrich(
-        self, name: str, fn: Callable[[T], Awaitable[U]], concurrency: int = 16, timeout: float = 10.0
+        self, name: str, fn: Callable[[T], Awaitable[U]], concurrency: int = 64, timeout: float = 30.0
     ) -> Stream[U]:
         """`await fn(record)` in place of each record, for at most `concurrency` records at a time, each within
         `timeout` seconds; the order is kept."""
         from penstock.flow.steps.enrich import Enrich
 
         check_name(name)
-        if not callable(fn):
-            check_function(name, fn)
-        if concurrency < 1 or timeout <= 0:
-            raise FlowError(
-                name,
-                f"concurrency={concurrency}, timeout={timeout} allow no call",
-                remedy="give positive numbers",
-                site=caller_site(),
-            )
         return self._add(Enrich, name, fn=fn, concurrency=concurrency, timeout=timeout)
 
     def sink(self, name: str, sink: Sink) -> Flow:
@@ -301,6 +294,62 @@ class KeyedStream(Stream[Keyed], Generic[V]):
         that gives the time. `late`: how long a window is kept open for records that come out of order."""
         return Windowed(self, window, on, late, caller_site())
 
+    def join(
+        self,
+        name: str,
+        other: KeyedStream[U],
+        within: Duration | None = None,
+        window: Window | None = None,
+        on: Field | tuple[Field, Field] | None = None,
+        how: Literal["inner", "left"] = "inner",
+        late: Duration = 0,
+    ) -> TimedStream[tuple[V, U]]:
+        """`Keyed(key, (left, right))` for every pair of records with equal keys: at most `within` apart in event time,
+        or in the same `window`; without either, every record is kept for ever. `on`: where the time is, one field or
+        function for both sides or a pair. `how="left"` (with a window) also gives `(left, None)`."""
+        from penstock.flow.steps.join import Join
+        from penstock.flow.windows import duration_ms
+
+        check_name(name)
+        sides = self._sides(name, other, on, timed=within is not None or window is not None)
+        made = self._step(
+            Join,
+            name,
+            sides,
+            window=window,
+            how=how,
+            late_ms=duration_ms(late, what="late", least=0),
+            within_ms=None if within is None else duration_ms(within, what="within", least=0),
+        )
+        return TimedStream(self._flow, made)
+
+    def join_latest(
+        self, name: str, other: KeyedStream[U], on: Field | tuple[Field, Field] | None = None
+    ) -> KeyedStream[tuple[V, U | None]]:
+        """`Keyed(key, (left, right))` for each record of this stream, at once: `right` is the latest record of `other`
+        with that key, or `None`. With `on` (see `join`) the latest in event time, else the last that came."""
+        from penstock.flow.steps.join_latest import JoinLatest
+
+        check_name(name)
+        return self._keyed(JoinLatest, name, self._sides(name, other, on, timed=False))
+
+    def _sides(self, name: str, other: Any, on: Field | tuple[Field, Field] | None, timed: bool) -> tuple[Input, Input]:
+        """Both inputs of a join, stamped when `on` is given."""
+        site = caller_site()
+        inputs = (self._input, self._of_this_flow(name, other))
+        if on is None:
+            if timed and not all(carries_times(self._flow._steps, i) for i in inputs):
+                raise window_without_time(name, site)
+            return inputs
+        fields = on if isinstance(on, tuple) else (on, on)
+        if len(fields) != 2:
+            raise FlowError(name, f"on={on!r:.60} is not one field or two", remedy='on=("ts", "time")', site=site)
+        left, right = (
+            stream._stamp(f"{name}.{side}-time", field)
+            for stream, side, field in zip((self, other), ("left", "right"), fields, strict=True)
+        )
+        return left, right
+
 
 def _emission(name: str, emit: Any) -> Emission:
     if emit not in EMISSIONS:
@@ -333,29 +382,14 @@ class Windowed:
         self._late_ms = duration_ms(late, what="late", least=0)
         stream._flow._unfinished[id(self)] = (site, "a .window(...) is never aggregated")
 
-    def aggregate(self, name: str, **aggregates: Aggregate) -> WindowStream:
-        """One record per key and window: `{"key", "start", "end", <your aggregates>}`, for example
+    def aggregate(self, name: str, **aggregates: Aggregate) -> TimedStream[dict[str, Any]]:
+        """One `Keyed(key, {"key", "start", "end", <your aggregates>})` per key and window, for example
         `.aggregate("stats", n=ps.count(), mean=ps.mean("value"))`."""
-        from penstock.flow.aggregates import Aggregate
         from penstock.flow.steps.window import WindowAggregate
 
         check_name(name)
-        site = caller_site()
-        for field, aggregate in aggregates.items():
-            if not isinstance(aggregate, Aggregate):
-                raise FlowError(
-                    name, f"{field}={aggregate!r:.60} is no aggregate", remedy="for example n=ps.count()", site=site
-                )
-            if field in ("key", "start", "end"):
-                raise FlowError(name, f"{field!r} is already a field of every result", remedy="rename it", site=site)
-        if not aggregates:
-            raise FlowError(name, "it aggregates nothing", remedy="for example n=ps.count()", site=site)
         stream = self._stream
-        source = stream._input
-        if self._on is not None:
-            from penstock.flow.steps.stamp import Stamp
-
-            source = stream._step(Stamp, f"{name}.time", None, on=self._on)
+        source = stream._input if self._on is None else stream._stamp(f"{name}.time", self._on)
         made = stream._step(
             WindowAggregate,
             name,
@@ -365,15 +399,15 @@ class Windowed:
             late_ms=self._late_ms,
         )
         stream._flow._unfinished.pop(id(self), None)
-        return WindowStream(stream._flow, made)
+        return TimedStream(stream._flow, made)
 
 
-class WindowStream(KeyedStream[Any]):
-    """Results of windows; `.late` has the records that came too late for theirs."""
+class TimedStream(KeyedStream[V]):
+    """What came of windows, or of a join in event time; `.late` has the records that came too late for it."""
 
     @property
     def late(self) -> Stream[Any]:
-        """Records that came after their window was closed, as they were. They are counted in any case."""
+        """The records that came too late, as they were. They are counted in any case."""
         return stream_of(self._flow, Input(self._input.step, 1))
 
 

@@ -18,16 +18,13 @@ def encode(value: Any) -> bytes:
 
 
 def _with_text_keys(value: Any) -> Any:
-    """A copy in which mapping keys that JSON cannot hold (tuples, say) are text, and integers too long for the
-    encoder are text as well."""
+    """A copy in which mapping keys that JSON cannot hold (tuples, say) and lone surrogates are replaced."""
     if isinstance(value, Mapping):
         return {key if isinstance(key, str) else str(key): _with_text_keys(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_with_text_keys(item) for item in value]
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
-    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
-        return str(value)
     return value
 
 

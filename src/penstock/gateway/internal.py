@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from penstock.cluster.service import NodeService
+from penstock.gateway.bare import BareRoute
 from penstock.gateway.problems import Problem
 
 PATH = "/internal/call"
 
 
-def route(service: NodeService) -> Route:
+def route(service: NodeService) -> BareRoute:
     """The route."""
 
     async def call(request: Request) -> Response:
@@ -22,4 +22,4 @@ def route(service: NodeService) -> Route:
             raise Problem(403, "the caller is not a node of this cluster") from None
         return Response(reply, media_type="application/msgpack")
 
-    return Route(PATH, call, methods=["POST"], include_in_schema=False)
+    return BareRoute(PATH, call, methods=["POST"])

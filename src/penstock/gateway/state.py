@@ -7,16 +7,17 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
 from penstock.cluster.service import NodeService
 from penstock.gateway.answer import answer
+from penstock.gateway.bare import BareRoute
 from penstock.gateway.problems import Problem
 
 MAX_PAGE = 1000
 
 
-def routes(service: NodeService) -> list[Route]:
+def routes(service: NodeService) -> list[BaseRoute]:
     """The routes."""
 
     async def lookup(request: Request) -> Response:
@@ -36,8 +37,8 @@ def routes(service: NodeService) -> list[Route]:
         return answer({"items": items, "cursor": page.cursor})
 
     return [
-        Route("/v1/state/{group}/{name}/{step}", listing, methods=["GET"], include_in_schema=False),
-        Route("/v1/state/{group}/{name}/{step}/{key:path}", lookup, methods=["GET"], include_in_schema=False),
+        BareRoute("/v1/state/{group}/{name}/{step}", listing, methods=["GET"]),
+        BareRoute("/v1/state/{group}/{name}/{step}/{key:path}", lookup, methods=["GET"]),
     ]
 
 

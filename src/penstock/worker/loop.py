@@ -31,6 +31,7 @@ from penstock.worker.messages import (
     CheckpointFailed,
     Committed,
     Connect,
+    Connected,
     Drain,
     Failed,
     Finished,
@@ -113,6 +114,8 @@ class Worker:
 
     def _work(self, model: Model) -> bool:
         did = False
+        if not model.started:
+            return False
         for executor in model.executors.values():
             did = executor.work() or did
         now = self.clock.monotonic()
@@ -204,7 +207,7 @@ class Worker:
                 self._load(message)
             case Connect():
                 self._transport.know(message.server_keys)
-                self._with(message.model, lambda model: model.connect(message))
+                self._with(message.model, lambda model: self._connect(model, message))
             case Start():
                 self._with(message.model, self._start)
             case Barrier():
@@ -254,6 +257,11 @@ class Worker:
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         self.say(Loaded(model.name, graph.topology))
+
+    def _connect(self, model: Model, message: Connect) -> None:
+        model.connect(message)
+        self._transport.forget({endpoint for other in self._models.values() for endpoint in other.endpoints.values()})
+        self.say(Connected(model.name))
 
     def _start(self, model: Model) -> None:
         model.start()

@@ -61,7 +61,8 @@ class Load(Message, tag="load"):
 
 
 class Connect(Message, tag="connect"):
-    """Where every executor of the model is reached. Sent again when one moved or was restarted with a new epoch."""
+    """Where every executor of the model is reached. Sent again when one moved or was restarted with a new epoch.
+    Answered by `Connected`."""
 
     model: str
     endpoints: dict[str, str]
@@ -73,7 +74,10 @@ class Connect(Message, tag="connect"):
 
 
 class Start(Message, tag="start"):
-    """Open the gates: sources begin to read. Answered by `Running`."""
+    """Open the gates: executors begin to work. Answered by `Running`.
+
+    Send it to a worker when all others have answered `Connected` to a `Connect` that names this one: a peer refuses
+    whom it does not know, for good."""
 
     model: str
 
@@ -157,6 +161,12 @@ class Loaded(Message, tag="loaded"):
 
     model: str
     topology: Topology
+
+
+class Connected(Message, tag="connected"):
+    """The worker knows where all executors are and accepts frames from them."""
+
+    model: str
 
 
 class Running(Message, tag="running"):
@@ -282,6 +292,6 @@ class Log(Message, tag="log"):
 
 AnyMessage = (
     Load | Connect | Start | Barrier | Committed | Drain | Stop | Lookup | Listing | Push | Shutdown
-    | Ready | Loaded | Running | Stopped | Failed | Finished | Checkpointed | CheckpointFailed | Collected | Reply
-    | Metrics | Log
+    | Ready | Loaded | Connected | Running | Stopped | Failed | Finished
+    | Checkpointed | CheckpointFailed | Collected | Reply | Metrics | Log
 )  # fmt: skip

@@ -72,6 +72,7 @@ class Model:
     consumers: dict[int, Executor]
     """channel -> the executor here that consumes it."""
     counters: dict[ExecutorId, dict[str, Counter[str]]]
+    started: bool = False
     refused: int = 0
     """Frames for channels that do not end here."""
 
@@ -101,6 +102,7 @@ class Model:
 
     def start(self) -> None:
         """Open the gates."""
+        self.started = True
         for executor in self.executors.values():
             executor.started = True
 

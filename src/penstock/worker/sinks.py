@@ -21,7 +21,8 @@ class SinkOperator(Operator):
         self._closed = False
 
     def process(self, port: int, batch: Batch) -> None:
-        records = as_rows(batch).records()
+        rows = as_rows(batch)
+        records = rows.records() if self._writer.reads_records else rows.values
         self._writer.write(records)
         self._dirty = True
         if batch.origin:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from typing import Any
 
 import zmq
 import zmq.auth.thread
@@ -20,25 +19,26 @@ class Transport:
     """All sockets of one worker. Memory is bounded by the channels' credits, so queues have no limit of their own."""
 
     def __init__(self, data_dir: str, bind: str | None = None) -> None:
-        self._context = zmq.Context()
-        self._inbox = self._context.socket(zmq.PULL)
-        self._inbox.set_hwm(0)
         self._peers: dict[str, zmq.Socket[bytes]] = {}
         self._allowed: set[bytes] = set()
+        self._keys: dict[str, str] = {}
         self._auth: zmq.auth.thread.ThreadAuthenticator | None = None
         self._path: str | None = None
         self.server_key = ""
         if bind is None:
-            self._path = os.path.join(data_dir, f"{uuid.uuid4().hex[:12]}.sock")
-            self.endpoint = f"ipc://{self._path}"
-            if len(self._path.encode()) > 100:
-                raise WorkerError(
-                    f"the socket path {self._path!r} is too long for this system",
-                    remedy="use a shorter data directory, e.g. under /tmp",
-                )
-            self._inbox.bind(self.endpoint)
-        else:
-            self._bind_tcp(bind)
+            self._path = _socket_path(data_dir)
+        self._context = zmq.Context()
+        self._inbox = self._context.socket(zmq.PULL)
+        self._inbox.set_hwm(0)
+        try:
+            if bind is None:
+                self.endpoint = f"ipc://{self._path}"
+                self._inbox.bind(self.endpoint)
+            else:
+                self._bind_tcp(bind)
+        except zmq.ZMQError as error:
+            self.close()
+            raise WorkerError(f"no data socket on {bind or self._path}: {error}", remedy="check --bind") from error
 
     def _bind_tcp(self, bind: str) -> None:
         public, self._secret = zmq.curve_keypair()
@@ -56,7 +56,7 @@ class Transport:
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether a peer with this public key may connect (called by the authenticator's thread)."""
-        return zmq.utils.z85.encode(key) in self._allowed
+        return key in self._allowed
 
     @property
     def socket(self) -> zmq.Socket[bytes]:
@@ -110,10 +110,11 @@ class Transport:
             os.unlink(self._path)
 
 
-def poller(transport: Transport, *readable: Any) -> zmq.Poller:
-    """A poller over the inbox and other file descriptors."""
-    result = zmq.Poller()
-    result.register(transport.socket, zmq.POLLIN)
-    for item in readable:
-        result.register(item.fileno(), zmq.POLLIN)
-    return result
+def _socket_path(data_dir: str) -> str:
+    path = os.path.join(data_dir, f"{uuid.uuid4().hex[:12]}.sock")
+    if len(path.encode()) > 100:
+        raise WorkerError(
+            f"the socket path {path!r} is too long for this system",
+            remedy="use a shorter data directory, e.g. under /tmp",
+        )
+    return path

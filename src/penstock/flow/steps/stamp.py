@@ -96,6 +96,6 @@ class StampOperator(Operator):
 def _greatest(times: pl.Series) -> int | None:
     """The greatest time, or `None` when there is one out of range (or none)."""
     low, high = times.min(), times.max()
-    if isinstance(low, int) and isinstance(high, int) and -(2**61) < low and high < 2**61:
+    if isinstance(low, int) and isinstance(high, int) and low > -(2**61) and high < 2**61:
         return high
     return None

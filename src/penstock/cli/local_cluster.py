@@ -1,0 +1,232 @@
+"""A cluster on this machine: node processes, and a Valkey of our own when no Redis is named.
+
+Every node process holds the read end of a pipe from us as its standard input and stops when the pipe breaks, so the
+cluster goes away with its parent, also when that is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from penstock.client import AsyncClient, ClientError
+from penstock.cluster.embedded import EmbeddedValkey
+from penstock.errors import ClusterError, UsageError
+
+HOST = "127.0.0.1"
+READY_TIMEOUT = 60.0
+"""Seconds until every node must be ready."""
+STOP_GRACE = 15.0
+"""Seconds that a node may take to stop before it is killed."""
+
+
+@dataclass
+class NodeProcess:
+    """One node of the cluster."""
+
+    name: str
+    port: int
+    log: Path
+    process: asyncio.subprocess.Process | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 before it is started."""
+        return 0 if self.process is None else self.process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; `None` while it runs."""
+        return None if self.process is None else self.process.returncode
+
+    def last_words(self, limit: int = 1500) -> str:
+        """The end of its log."""
+        try:
+            return self.log.read_text(errors="replace").strip()[-limit:]
+        except OSError:
+            return ""
+
+
+class LocalCluster:
+    """`async with LocalCluster(3) as cluster: …`: `nodes` are ready inside, and gone afterwards.
+
+    Raises `UsageError` for a port in use, before anything is started, and `ClusterError` when a node does not come up
+    or Redis cannot be used.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        port: int = 8700,
+        *,
+        redis: str | None = None,
+        cluster: str = "penstock",
+        on_progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        if nodes < 1:
+            raise UsageError(f"a cluster has at least 1 node, not {nodes}")
+        if port + nodes - 1 > 65535:
+            raise UsageError(f"there are no {nodes} ports from {port} on")
+        self.redis, self.cluster, self.on_progress = redis, cluster, on_progress
+        self.valkey: EmbeddedValkey | None = None
+        self.directory = Path()
+        self.nodes = [NodeProcess(f"node-{i + 1}", port + i, Path()) for i in range(nodes)]
+
+    async def __aenter__(self) -> LocalCluster:
+        check_ports([node.port for node in self.nodes])
+        self.directory = Path(tempfile.mkdtemp(prefix="penstock-up-"))
+        try:
+            await self._start()
+        except BaseException:
+            await asyncio.shield(self.stop())
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _start(self) -> None:
+        if self.redis is None:
+            self.on_progress("starting Valkey")
+            self.valkey = EmbeddedValkey()
+            await self.valkey.start()
+            self.redis = self.valkey.url
+        else:
+            await check_redis(self.redis, self.cluster)
+        for node in self.nodes:
+            node.log = self.directory / f"{node.name}.log"
+            log = os.open(node.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                node.process = await self._spawn(node, log)
+            finally:
+                os.close(log)
+        await self._until_ready()
+
+    async def _spawn(self, node: NodeProcess, log: int) -> asyncio.subprocess.Process:
+        # The Redis URL may hold a password, and arguments can be seen by everybody on the machine.
+        environ = os.environ | {"PENSTOCK_REDIS": self.redis or "", "NO_COLOR": "1"}
+        environ.pop("PENSTOCK_TOKEN", None)
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "penstock.cli", "node", "--name", node.name, "--port", str(node.port),
+            "--bind", HOST, "--cluster", self.cluster, "--until-stdin-closes",
+            stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, env=environ,
+            start_new_session=True,  # Ctrl-C is for us; we stop the nodes in good order
+        )  # fmt: skip
+
+    async def _until_ready(self) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT
+        waiting = list(self.nodes)
+        while waiting:
+            self.on_progress(f"waiting for {', '.join(node.name for node in waiting)}")
+            node = waiting[0]
+            if node.status is not None:
+                raise ClusterError(f"{node.name} ended with status {node.status} while starting:\n{node.last_words()}")
+            if await _ready(node.url):
+                waiting.pop(0)
+            elif time.monotonic() > deadline:
+                raise ClusterError(f"{node.name} was not ready within {READY_TIMEOUT:.0f} s:\n{node.last_words()}")
+            else:
+                await asyncio.sleep(0.1)
+
+    async def first_to_end(self) -> NodeProcess:
+        """Wait until a node that runs now has ended, and say which. Never returns when none runs."""
+        running = {asyncio.ensure_future(n.process.wait()): n for n in self.nodes if n.process and n.status is None}
+        if not running:
+            await asyncio.Event().wait()
+        try:
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            return running[done.pop()]
+        finally:
+            for waiter in running:
+                waiter.cancel()
+
+    async def stop(self) -> None:
+        """Stop every node, then Valkey; reap all; remove the logs."""
+        await asyncio.gather(*(_stop(node.process) for node in self.nodes if node.process is not None))
+        if self.valkey is not None:
+            await self.valkey.stop()
+        if self.directory != Path():
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """SIGTERM, then SIGKILL; reap."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_GRACE)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+        with contextlib.suppress(OSError):
+            await process.stdin.wait_closed()
+
+
+async def _ready(url: str) -> bool:
+    async with AsyncClient(url, timeout=2.0) as client:
+        try:
+            return await client.ready()
+        except ClientError:
+            return False
+
+
+def check_ports(ports: list[int]) -> None:
+    """Raises `UsageError` when one of `ports` cannot be bound on the loopback."""
+    for port in ports:
+        bind(HOST, port).close()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A TCP socket bound to the address. Raises `UsageError` when that is not possible, naming the port."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise UsageError(f"{host!r} is not an address of this machine: {error.strerror}") from None
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: not stopped by TIME_WAIT
+        sock.bind(address)
+        # Two sockets may share a bound port until one listens, so only listening proves that it is free.
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        raise UsageError(
+            f"port {port} on {host} cannot be used: {error.strerror}",
+            remedy="choose another with --port, or stop what uses it",
+        ) from None
+    return sock
+
+
+async def check_redis(url: str, cluster: str) -> None:
+    """Raises `ClusterError` (or `UsageError` for a bad URL) when Redis cannot be used."""
+    from penstock.cluster.bus import Bus
+    from penstock.settings import ClusterSettings
+
+    bus = Bus(url, ClusterSettings(prefix=cluster))
+    try:
+        await bus.start()
+    finally:
+        await bus.close()

@@ -1,0 +1,195 @@
+"""Desired against observed, as a pure function: what an agent does about the models on its node.
+
+A plan says which executors run here and in which incarnation (epoch). The way up, for each model:
+
+    Load -> all executors of the plan are loaded, on all nodes -> Connect -> all nodes have connected -> Start
+
+so no source reads before every executor can be reached. An executor is loaded at most once per epoch: when it is lost,
+the agent says so, and the leader plans it anew with a higher one. `converge` is asked again after everything that
+happens; what it has asked for is part of the next question (`Host.phase`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from penstock.cluster.plan import Assigned, ModelState, Plan, reachable
+from penstock.worker.messages import Epoch
+
+
+class Phase(Enum):
+    """How far a model is in one worker."""
+
+    LOADING = "loading"
+    LOADED = "loaded"
+    STARTED = "started"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True)
+class Host:
+    """Executors of a model in one worker of this node: they came with one `Load` and go together."""
+
+    worker: int
+    model: str
+    epoch: Epoch
+    executors: frozenset[str]
+    phase: Phase
+    connected: int = 0
+    """The latest plan revision whose endpoints were sent to the worker."""
+
+
+@dataclass(frozen=True)
+class LoadModel:
+    """Load executors; `worker` None: in another worker than the present ones."""
+
+    model: str
+    epoch: Epoch
+    executors: tuple[str, ...]
+    worker: int | None
+
+
+@dataclass(frozen=True)
+class StopModel:
+    """Drop the model's executors in a worker."""
+
+    worker: int
+    model: str
+
+
+@dataclass(frozen=True)
+class ConnectModel:
+    """Tell a worker where the executors are."""
+
+    worker: int
+    model: str
+    revision: int
+
+
+@dataclass(frozen=True)
+class StartModel:
+    """Open the gates in a worker."""
+
+    worker: int
+    model: str
+
+
+@dataclass(frozen=True)
+class ReportConnected:
+    """Every worker of this node knows the endpoints of this revision."""
+
+    model: str
+    revision: int
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Nothing of these executors is here any more."""
+
+    model: str
+    executors: tuple[str, ...]
+
+
+Action: TypeAlias = LoadModel | StopModel | ConnectModel | StartModel | ReportConnected | Forget
+
+
+@dataclass(frozen=True)
+class Here:
+    """This node, as `converge` needs to know it."""
+
+    node: str
+    incarnation: int
+    hosts: Sequence[Host]
+    groups: Mapping[int, str]
+    """Running workers -> the group whose models they hold."""
+    attempted: Collection[tuple[str, str, Epoch]] = ()
+    """(model, executor, epoch) that were loaded here before."""
+
+
+def converge(here: Here, models: Mapping[str, ModelState]) -> list[Action]:
+    """What to do now."""
+    actions: list[Action] = []
+    taken: set[int] = set()
+    for name in sorted({*models, *(host.model for host in here.hosts)}):
+        actions += _model(here, name, models.get(name), taken)
+    return actions
+
+
+def _model(here: Here, name: str, state: ModelState | None, taken: set[int]) -> list[Action]:
+    plan = state.plan if state is not None else None
+    mine: dict[str, Assigned] = {}
+    if plan is not None:
+        mine = {
+            executor: assigned
+            for executor, assigned in plan.executors.items()
+            if (assigned.node, assigned.incarnation) == (here.node, here.incarnation)
+        }
+    hosts = [host for host in here.hosts if host.model == name]
+    wrong = [host for host in hosts if host.phase is Phase.STOPPING or not _wanted(host, mine)]
+    actions: list[Action] = [StopModel(h.worker, name) for h in wrong if h.phase is not Phase.STOPPING]
+    actions += _forget(here, name, state, mine, hosts)
+    if wrong or plan is None or state is None:
+        return actions
+    covered = {executor for host in hosts for executor in host.executors}
+    loads = _loads(here, plan, {e: a for e, a in mine.items() if e not in covered}, taken)
+    if loads:
+        return actions + list(loads)
+    return actions + (_connect(here, plan, state, hosts, covered >= mine.keys()) if mine else [])
+
+
+def _wanted(host: Host, mine: Mapping[str, Assigned]) -> bool:
+    return all(executor in mine and mine[executor].epoch == host.epoch for executor in host.executors)
+
+
+def _forget(
+    here: Here, name: str, state: ModelState | None, mine: Mapping[str, Assigned], hosts: Sequence[Host]
+) -> list[Action]:
+    if state is None:
+        return []
+    held = {executor for host in hosts for executor in host.executors}
+    gone = tuple(
+        sorted(
+            executor
+            for executor, report in state.run.items()
+            if report.node == here.node and executor not in mine and executor not in held
+        )
+    )
+    return [Forget(name, gone)] if gone else []
+
+
+def _loads(here: Here, plan: Plan, missing: Mapping[str, Assigned], taken: set[int]) -> list[LoadModel]:
+    """One `Load` per epoch. A worker holds a model once, so a second load needs a second worker."""
+    by_epoch: dict[Epoch, list[str]] = {}
+    for executor in sorted(missing):
+        epoch = missing[executor].epoch
+        if (plan.model, executor, epoch) not in here.attempted:
+            by_epoch.setdefault(epoch, []).append(executor)
+    group = plan.model.partition("/")[0]
+    busy = {host.worker for host in here.hosts if host.model == plan.model}
+    busy |= {host.worker for host in here.hosts if host.phase is Phase.STOPPING}
+    free = sorted(w for w, of in here.groups.items() if of == group and w not in busy and w not in taken)
+    loads = []
+    for epoch in sorted(by_epoch):
+        worker = free.pop(0) if free else None
+        loads.append(LoadModel(plan.model, epoch, tuple(by_epoch[epoch]), worker))
+    return loads
+
+
+def _connect(here: Here, plan: Plan, state: ModelState, hosts: Sequence[Host], complete: bool) -> list[Action]:
+    if not reachable(plan, dict(state.run)) or not complete:
+        return []
+    actions: list[Action] = [
+        ConnectModel(host.worker, plan.model, plan.revision)
+        for host in hosts
+        if host.phase in (Phase.LOADED, Phase.STARTED) and host.connected < plan.revision
+    ]
+    if actions or any(host.phase is Phase.LOADING for host in hosts):
+        return actions
+    if state.connected.get(here.node, 0) < plan.revision:
+        actions.append(ReportConnected(plan.model, plan.revision))
+    if all(state.connected.get(node, 0) >= plan.revision for node in plan.nodes()):
+        actions += [StartModel(host.worker, plan.model) for host in hosts if host.phase is Phase.LOADED]
+    return actions

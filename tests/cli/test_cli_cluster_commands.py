@@ -1,0 +1,216 @@
+"""The commands that talk to a node."""
+
+import json
+
+import pytest
+
+from penstock.cli.push import pieces
+
+
+def data(result):
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def online(cluster, tmp_path):
+    """A model that is online."""
+    flow = tmp_path / "words.py"
+    flow.write_text("")
+    assert cluster("model", "add", flow, "--online").exit_code == 0
+    return flow
+
+
+def test_nodes(cluster):
+    assert data(cluster("nodes", "--json"))[0]["id"] == "node-1"
+    text = cluster("nodes").stdout
+    assert "node-1" in text
+    assert "leader" in text
+
+
+def test_the_life_of_a_model(cluster, tmp_path):
+    flow = tmp_path / "words.py"
+    flow.write_text("")
+    assert data(cluster("model", "add", flow, "--name", "w", "--json"))["path"] == str(flow)
+    again = cluster("model", "add", flow, "--name", "w")
+    assert again.exit_code == 1
+    assert again.stderr == "error: 'default/w' exists already\n"
+    view = data(cluster("model", "online", "w", "--set", "n=3", "--set", "name=x y", "-e", "2", "--json"))
+    assert view["config"] == {"n": 3, "name": "x y"}
+    assert len(view["executors"]) == 2
+    listing = cluster("model", "list").stdout
+    assert "default/w" in listing
+    assert "online" in listing
+    shown = cluster("model", "show", "w").stdout
+    assert "in.skipped" in shown
+    assert "0.1" in shown
+    assert cluster("model", "delete", "w").exit_code == 1
+    assert cluster("model", "offline", "w").stderr == "default/w is offline\n"
+    assert cluster("model", "delete", "w").exit_code == 0
+    assert "no models" in cluster("model", "list").stdout
+    assert cluster("model", "show", "w").exit_code == 1
+
+
+def test_a_flow_that_does_not_build(cluster, tmp_path):
+    flow = tmp_path / "broken.py"
+    flow.write_text("")
+    result = cluster("model", "add", flow)
+    assert result.exit_code == 1
+    assert "step 'count': a fold needs a key" in result.stderr
+    assert "-> put key_by before it" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_add_resolves_the_path(cluster, service, tmp_path, monkeypatch):
+    (tmp_path / "words.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert cluster("model", "add", "words.py:flow").exit_code == 0
+    assert service.catalogue["default/words"].path == f"{tmp_path}/words.py:flow"
+    missing = cluster("model", "add", "none.py")
+    assert missing.exit_code == 2
+    assert "no such file or directory: none.py" in missing.stderr
+
+
+@pytest.mark.parametrize("bad", ["n", "=3", "n=1 --set n=2"])
+def test_bad_set(cluster, online, bad):
+    result = cluster("model", "online", "words", "--set", *bad.split())
+    assert result.exit_code == 2
+    assert "--set" in result.stderr
+
+
+def test_push_from_a_file_and_from_a_pipe(cluster, started, url, service, online, tmp_path):
+    file = tmp_path / "records.ndjson"
+    file.write_text('"a"\n"b"')
+    assert cluster("push", "words/in", file).stderr == "2 records retained by words/in\n"
+    command = started("push", "words/in", "--json", env={"PENSTOCK_URL": url}, stdin=-1)
+    command.process.stdin.write('"c"\n')
+    command.process.stdin.close()
+    command.process.stdin = None
+    assert command.end()[:2] == (0, '{\n  "accepted": 1\n}\n')
+    assert service.records == ["a", "b", "c"]
+
+
+def test_push_names_the_bad_line(cluster, online, tmp_path):
+    file = tmp_path / "records.ndjson"
+    file.write_text('"a"\nnot json\n')
+    result = cluster("push", "words/in", file)
+    assert result.exit_code == 1
+    assert "line 2 is not JSON" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "named"),
+    [
+        (["words/in", "/none.ndjson"], 2, "no such file"),
+        (["words/in", "/"], 2, "directory"),
+        (["words", "FILE"], 2, "not a stream's name"),
+        (["words/in", "FILE", "--client", "c"], 2, "belong together"),
+        (["words/none", "FILE"], 1, "no step"),
+        (["none/in", "FILE"], 1, "no model"),
+    ],
+)
+def test_push_errors(cluster, online, tmp_path, args, code, named):
+    file = tmp_path / "records.ndjson"
+    file.write_text("1\n")
+    result = cluster("push", *[str(file) if arg == "FILE" else arg for arg in args])
+    assert result.exit_code == code
+    assert named in result.stderr
+
+
+def test_push_gives_up_under_lasting_pressure(cluster, service, online, tmp_path):
+    service.room = 0
+    file = tmp_path / "records.ndjson"
+    file.write_text("1\n")
+    result = cluster("push", "words/in", file, "--deadline", "0.1")
+    assert result.exit_code == 1
+    assert "no room" in result.stderr
+
+
+def test_pieces_are_whole_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr("penstock.cli.push.PIECE", 10)
+    file = tmp_path / "f"
+    lines = [b"%d" % (10**n) for n in range(25)]
+    file.write_bytes(b"\n".join(lines))
+    with file.open("rb") as f:
+        found = list(pieces(f.fileno()))
+    assert all(piece.endswith(b"\n") for piece in found[:-1])
+    assert b"".join(found).split(b"\n") == lines
+
+
+def test_state(cluster, service, online):
+    service.state = {"a": 1, "b/c": {"n": [2]}, 7: "seven"}
+    assert cluster("state", "words", "count", "a").stdout == "1\n"
+    assert cluster("state", "words", "count", "b/c").stdout == '{"n":[2]}\n'
+    assert data(cluster("state", "words", "count", "7", "--type", "int", "--json")) == {"key": 7, "value": "seven"}
+    assert [item["key"] for item in data(cluster("state", "words", "count", "--json"))] == [7, "a", "b/c"]
+    assert len(data(cluster("state", "words", "count", "--json", "-n", "2"))) == 2
+    assert cluster("state", "words", "count", "gone").exit_code == 1
+    assert cluster("state", "words", "count", "x", "--type", "int").exit_code == 2
+    assert cluster("state", "words", "count", "x", "--type", "colour").exit_code == 2
+
+
+def test_placement(cluster, online):
+    assert data(cluster("placement", "words", "--json"))[0]["assignment"] == {"0.0": "node-1"}
+    assert "cut 25%" in cluster("placement").stdout
+    assert cluster("placement", "none").exit_code == 1
+
+
+def test_placement_of_nothing(cluster):
+    assert "no model is online" in cluster("placement").stdout
+
+
+def test_top_once(cluster, online):
+    text = cluster("top", "--once").stdout
+    for part in ("Nodes", "Models", "Executors", "node-1", "default/words", "50%"):
+        assert part in text
+    assert data(cluster("top", "--json"))["models"][0]["status"] == "online"
+
+
+def test_top_until_ctrl_c(started, url):
+    command = started("top", "--interval", "0.1", env={"PENSTOCK_URL": url})
+    assert "Nodes" in "".join(iter(command.line, "\n"))
+    command.interrupt()
+    code, _, err = command.end()
+    assert (code, err) == (0, "")
+
+
+def test_events(cluster, service):
+    service.log_entry("node.joined", "hello [bold]", "")
+    service.log_entry("model.failed", "boom", "default/words")
+    text = cluster("events").stdout
+    assert "hello [bold]" in text
+    assert "default/words" in text
+    (line,) = cluster("events", "--model", "words", "--json").stdout.splitlines()
+    assert json.loads(line)["text"] == "boom"
+
+
+def test_events_follow_until_ctrl_c(started, url, service):
+    service.log_entry("node.joined", "first")
+    command = started("events", "--follow", "--json", env={"PENSTOCK_URL": url})
+    assert json.loads(command.line())["text"] == "first"
+    service.log_entry("node.joined", "second")
+    assert json.loads(command.line())["text"] == "second"
+    command.interrupt()
+    code, out, err = command.end()
+    assert (code, out, err) == (0, "", "")
+
+
+def test_results(cluster, service, online):
+    service.records = [{"a": 1}, "text"]
+    assert cluster("model", "results", "words").stdout == '{"a":1}\ntext\n'
+    assert cluster("model", "results", "words", "-n", "1", "--json").stdout == '"text"\n'
+
+
+@pytest.mark.parametrize("command", [["nodes"], ["top"], ["events"], ["model", "list"], ["state", "m", "s", "k"]])
+def test_unreachable_node(penstock, command):
+    result = penstock(*command, "--url", "http://127.0.0.1:1", env={"PENSTOCK_PATIENCE": "0"})
+    assert result.exit_code == 1
+    assert "no Penstock node answers at http://127.0.0.1:1" in result.stderr
+    assert "penstock up" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_not_an_address(penstock):
+    result = penstock("nodes", "--url", "here")
+    assert result.exit_code == 2
+    assert "not an address" in result.stderr

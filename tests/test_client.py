@@ -1,0 +1,319 @@
+"""The clients: the same conversations with blocking I/O and with asyncio, against a gateway without sockets."""
+
+import asyncio
+import inspect
+
+import httpx
+import msgspec
+import pytest
+from tests.gateway.fake_service import FakeService
+
+from penstock.client import (
+    AsyncClient,
+    Busy,
+    Client,
+    ClientError,
+    Conflict,
+    NotFound,
+    Refused,
+    Rejected,
+    Unreachable,
+    calls,
+)
+from penstock.client.conversation import Pause, Session
+from penstock.client.follow import EventParser
+from penstock.errors import PenstockError, UsageError
+from penstock.gateway.app import create_app
+from penstock.gateway.settings import GatewaySettings
+
+
+class Clockwork:
+    """A clock that moves when a conversation pauses."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def drive(conversation, answers, clock):
+    """Run a conversation with prepared answers; gives (result, calls, pauses)."""
+    sent, pauses, answer = [], [], None
+    answers = iter(answers)
+    while True:
+        try:
+            step = conversation.send(answer)
+        except StopIteration as end:
+            return end.value, sent, pauses
+        if isinstance(step, Pause):
+            pauses.append(step.seconds)
+            clock.now += step.seconds
+            answer = None
+        else:
+            sent.append(step)
+            answer = next(answers)
+
+
+def session(clock, deadline=10.0):
+    return Session("http://127.0.0.1:1", deadline=deadline, clock=clock)
+
+
+def busy(seconds):
+    return httpx.Response(429, json={"detail": "no room", "retry_after": seconds}, headers={"retry-after": "1"})
+
+
+GOOD = httpx.Response(200, json={"accepted": 1})
+BROKEN = httpx.ReadError("reset")
+
+
+def test_retries_as_the_server_asks():
+    clock = Clockwork()
+    result, sent, pauses = drive(calls.push(session(clock), "m/in", [1]), [busy(0.5), busy(2), GOOD], clock)
+    assert result == 1
+    assert pauses == [0.5, 2]
+    assert {call.headers["penstock-seq"] for call in sent} == {"1"}
+
+
+@pytest.mark.parametrize(("header", "pause"), [("3", 3.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 1.0)])
+def test_retry_after_from_the_header_alone(header, pause):
+    clock = Clockwork()
+    answers = [httpx.Response(503, headers={"retry-after": header}), httpx.Response(200, json=[])]
+    assert drive(calls.nodes(session(clock)), answers, clock)[2] == [pause]
+
+
+def test_busy_when_the_deadline_has_come():
+    clock = Clockwork()
+    with pytest.raises(Busy, match="no room") as caught:
+        drive(calls.push(session(clock), "m/in", [1], deadline=5.0), [busy(2)] * 10, clock)
+    assert clock.now == 4
+    assert caught.value.status == 429
+
+
+def test_a_broken_connection_is_retried_only_when_that_does_no_harm():
+    clock = Clockwork()
+    assert drive(calls.push(session(clock), "m/in", [1]), [BROKEN, BROKEN, GOOD], clock)[0] == 1
+    with pytest.raises(Unreachable, match="reset"):
+        drive(calls.online(session(clock), "m"), [BROKEN], clock)
+    with pytest.raises(Unreachable):
+        drive(calls.nodes(session(clock, deadline=1.0)), [BROKEN] * 100, clock)
+
+
+def test_503_without_retry_after_is_final():
+    clock = Clockwork()
+    with pytest.raises(ClientError) as caught:
+        drive(calls.nodes(session(clock)), [httpx.Response(503, json={"detail": "gone"})], clock)
+    assert str(caught.value) == "gone"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, Refused),
+        (403, Refused),
+        (404, NotFound),
+        (409, Conflict),
+        (422, Rejected),
+        (413, Rejected),
+        (500, ClientError),
+    ],
+)
+def test_statuses_are_errors_with_the_problems_details(status, kind):
+    clock = Clockwork()
+    problem = {"detail": "it is so", "nodes": {"node-2": "disk full"}, "line": 3}
+    with pytest.raises(kind) as caught:
+        drive(calls.nodes(session(clock)), [httpx.Response(status, json=problem)], clock)
+    error = caught.value
+    assert isinstance(error, PenstockError)
+    assert error.status == status
+    assert error.problem["line"] == 3
+    assert error.nodes == {"node-2": "disk full"}
+    assert str(error) == "it is so\n  node-2: disk full"
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[1]", b""])
+def test_an_answer_that_is_no_problem(body):
+    clock = Clockwork()
+    with pytest.raises(Rejected, match="418"):
+        drive(calls.nodes(session(clock)), [httpx.Response(418, content=body)], clock)
+
+
+def test_an_answer_that_is_not_a_nodes():
+    clock = Clockwork()
+    with pytest.raises(ClientError, match="not what a Penstock node sends"):
+        drive(calls.nodes(session(clock)), [httpx.Response(200, content=b"<html>")], clock)
+
+
+def test_push_cuts_into_chunks_with_rising_numbers():
+    clock = Clockwork()
+    shared = session(clock)
+    records = [{"text": "x" * 1000}] * 2500
+    _, sent, _ = drive(calls.push(shared, "g/m/in", records), [GOOD] * 10, clock)
+    assert [call.headers["penstock-seq"] for call in sent] == ["1", "2", "3"]
+    assert all(len(call.body) <= calls.CHUNK_BYTES for call in sent)
+    assert [record for call in sent for record in map(msgspec.json.decode, call.body.splitlines())] == records
+    assert sent[0].path == "/v1/streams/g/m/in"
+    _, sent, _ = drive(calls.push(shared, "g/m/in", [1]), [GOOD], clock)
+    assert sent[0].headers["penstock-seq"] == "4"
+    _, sent, _ = drive(calls.push(shared, "g/m/in", [1] * 5001, client="me", seq=40), [GOOD] * 2, clock)
+    assert [(call.headers["penstock-client"], call.headers["penstock-seq"]) for call in sent] == [
+        ("me", "40"),
+        ("me", "41"),
+    ]
+
+
+def test_push_names_the_record_that_is_not_json():
+    clock = Clockwork()
+    with pytest.raises(UsageError, match="record 2"):
+        drive(calls.push(session(clock), "m/in", [1, object()]), [GOOD], clock)
+
+
+@pytest.mark.parametrize("stream", ["in", "", "a/b/c/d", "m/", "/in"])
+def test_bad_streams(stream):
+    with pytest.raises(UsageError, match="not a stream"):
+        calls.stream_path(stream)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("m", "default/m"), ("g/m", "g/m"), ("g/ü m", "g/%C3%BC%20m"), ("..", "default/%2E%2E")]
+)
+def test_model_paths(name, path):
+    assert calls.model_path(name) == path
+
+
+@pytest.mark.parametrize("name", ["", "/m", "a/b/c", "m/"])
+def test_bad_models(name):
+    with pytest.raises(UsageError, match="not a model"):
+        calls.model_path(name)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8700", "", "ftp://x", "http://", "nonsense"])
+def test_bad_addresses(url):
+    with pytest.raises(UsageError, match="not an address"):
+        Client(url)
+
+
+def test_nobody_there():
+    with Client("http://127.0.0.1:1", deadline=0.2) as client, pytest.raises(Unreachable, match="penstock up"):
+        client.nodes()
+
+
+def test_event_parser():
+    parser = EventParser()
+    lines = [": hello", "", "id: 7", "event: x", 'data: {"a":', "data: 1}", "", "id:8", "data:{}", ""]
+    assert [event for event in map(parser.feed, lines) if event is not None] == [{"a": 1}, {}]
+    assert parser.last_id == "8"
+    assert parser.request("m")["headers"]["last-event-id"] == "8"
+
+
+# ---- both drivers against a real application ------------------------------------------------------------------------
+
+
+class InLoop(httpx.BaseTransport):
+    """Lets the blocking client call an ASGI application."""
+
+    def __init__(self, app):
+        self.app = app
+
+    def handle_request(self, request):
+        async def ask():
+            request.stream = httpx.ByteStream(request.read())
+            answer = await httpx.ASGITransport(self.app).handle_async_request(request)
+            return httpx.Response(answer.status_code, headers=answer.headers, content=await answer.aread())
+
+        return asyncio.run(ask())
+
+
+class Blocking:
+    """Calls methods of `Client`."""
+
+    def __init__(self, app, **options):
+        self.client = Client(transport=InLoop(app), **options)
+
+    def __getattr__(self, name):
+        return getattr(self.client, name)
+
+
+class Awaiting:
+    """Calls methods of `AsyncClient`, each in a loop of its own."""
+
+    def __init__(self, app, **options):
+        self.app, self.options = app, options
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            async def ask():
+                async with AsyncClient(transport=httpx.ASGITransport(self.app), **self.options) as client:
+                    return await getattr(client, name)(*args, **kwargs)
+
+            return asyncio.run(ask())
+
+        return call
+
+
+@pytest.fixture(params=[Blocking, Awaiting])
+def connect(request):
+    return request.param
+
+
+def test_everything_that_a_client_can_do(connect):
+    service = FakeService()
+    client = connect(create_app(service))
+    assert client.health()["node"] == "node-1"
+    assert client.ready() is True
+    assert client.nodes()[0]["leader"]
+    assert client.add_model("/flows/words.py", name="w")["name"] == "default/w"
+    assert client.online("w", config={"n": 1}, executors=2)["config"] == {"n": 1}
+    assert client.push("w/in", ["a", "b", "a", "c/d"]) == 4
+    assert client.state("w", "count", "a") == 2
+    assert client.state("w", "count", "c/d") == 1
+    service.state[5] = service.state[("x", 5)] = service.state[".."] = "found"
+    assert [client.state("w", "count", key) for key in (5, ("x", 5), "..")] == ["found"] * 3
+    page = client.list_state("w", "count", limit=3)
+    assert len(page["items"]) == 3
+    assert client.list_state("w", "count", cursor=page["cursor"])["items"]
+    assert client.placement("default/w")[0]["load"] == {"node-1": 2}
+    assert client.metrics()["models"][0]["name"] == "default/w"
+    assert client.log("default/w")[0]["kind"] == "model.added"
+    assert client.results("w", limit=1) == ["c/d"]
+    assert [model["name"] for model in client.models()] == ["default/w"]
+    assert client.offline("w")["status"] == "offline"
+    assert client.delete_model("w") is None
+    with pytest.raises(NotFound):
+        client.model("w")
+    service.reasons = ["not yet"]
+    assert client.ready() is False
+
+
+def test_token(connect):
+    app = create_app(FakeService(), GatewaySettings(token="s3cret"))
+    assert connect(app, token="s3cret").nodes()
+    with pytest.raises(Refused, match="PENSTOCK_TOKEN"):
+        connect(app).nodes()
+
+
+def test_the_pressure_ends_and_the_push_goes_through(connect):
+    service = FakeService(room=0)
+    app = create_app(service)
+    client = connect(app)
+    client.add_model("/x.py")
+    client.online("words")
+    refused = service.push
+    tries = 0
+
+    async def push(*args):
+        nonlocal tries
+        tries += 1
+        service.room = 0 if tries < 3 else 10
+        return await refused(*args)
+
+    service.push = push
+    assert client.push("words/in", ["a"]) == 1
+    assert tries == 3
+    assert service.records == ["a"]
+
+
+def test_both_clients_have_the_same_documented_methods():
+    for name in ("push", "state", "online", "nodes", "log", "follow"):
+        assert inspect.getdoc(getattr(Client, name))
+        assert inspect.getdoc(getattr(AsyncClient, name))
