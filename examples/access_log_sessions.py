@@ -35,7 +35,7 @@ flow = ps.Flow("access-log-sessions")
 (
     flow.source("lines", ps.files(ps.config["input"]))
     .map("parse", parse)
-    .key_by("address", lambda request: request["address"])
+    .key_by("address", "address")
     .window(ps.session(ps.config["gap"]), on="ts", late="60s")
     .aggregate("visits", requests=ps.count(), bytes=ps.sum("bytes"), failed=ps.sum("failed"))
     .map("visit", lambda visit: visit.value)

@@ -99,6 +99,24 @@ def test_a_broken_connection_is_retried_only_when_that_does_no_harm():
         drive(calls.nodes(session(clock, deadline=1.0)), [BROKEN] * 100, clock)
 
 
+def test_a_refused_connection_is_retried_after_an_answer():
+    clock = Clockwork()
+    shared = session(clock)
+    refused, good = httpx.ConnectError("refused"), httpx.Response(200, json=[])
+    with pytest.raises(Unreachable):
+        drive(calls.nodes(shared), [refused], clock)
+    assert clock.now == 0
+    drive(calls.nodes(shared), [good], clock)
+    assert len(drive(calls.nodes(shared), [refused, refused, good], clock)[1]) == 3
+
+
+def test_503_is_not_retried_when_the_operation_may_go_on_by_itself():
+    clock = Clockwork()
+    answer = httpx.Response(503, json={"detail": "not yet online", "retry_after": 1}, headers={"retry-after": "1"})
+    with pytest.raises(ClientError, match="not yet online"):
+        drive(calls.online(session(clock), "m"), [answer], clock)
+
+
 def test_503_without_retry_after_is_final():
     clock = Clockwork()
     with pytest.raises(ClientError) as caught:

@@ -2,8 +2,8 @@
 
 `run(flow, {"lines": ["a b", "a"]}).outputs["out"]` is the whole input in, the whole output out. A `Harness` goes
 step by step: feed records, let time pass, look at state, take a checkpoint, crash at a record and go on from the
-checkpoint. The operators, their fusion into stages, the shuffle and the key groups are the real ones; records do not leave the
-process, and what a sink would write is kept in a list.
+checkpoint. The operators, their fusion into stages, the shuffle and the key groups are the real ones; records do not
+leave the process, and what a sink would write is kept in a list.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Commands run in this process (`penstock`) or as a process of their own (`started`), against a gateway on a real port."""
+"""Commands in this process (`penstock`) or as a process of their own (`started`), against a gateway on a real port."""
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -94,16 +95,26 @@ class Command:
 
     def __init__(self, *args, **options):
         environ = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_") or "TEST" in key}
+        self.rest = b""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "penstock.cli", *map(str, args)],
             stdin=options.pop("stdin", subprocess.DEVNULL),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, start_new_session=True,
             env=environ | options.pop("env", {}), **options,
         )  # fmt: skip
 
-    def line(self):
+    def line(self, timeout=60):
         """The next line of its standard output."""
-        return self.process.stdout.readline()
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self.rest:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"no line within {timeout} s, only {self.rest!r}"
+            data = os.read(self.process.stdout.fileno(), 65536)
+            if not data:
+                break
+            self.rest += data
+        line, newline, self.rest = self.rest.partition(b"\n")
+        return (line + newline).decode()
 
     def interrupt(self):
         """Ctrl-C."""
@@ -112,7 +123,7 @@ class Command:
     def end(self, timeout=60):
         """(exit status, standard output, standard error)."""
         out, err = self.process.communicate(timeout=timeout)
-        return self.process.returncode, out, err
+        return self.process.returncode, (self.rest + out).decode(), err.decode()
 
 
 @pytest.fixture

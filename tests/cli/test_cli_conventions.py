@@ -70,11 +70,11 @@ def test_os_errors_too(penstock, monkeypatch):
 
 def test_the_reader_of_a_pipe_may_leave():
     code = (
-        "import penstock.cli.nodes as nodes\n"
+        "import penstock.cli.model as model\n"
         "def call(*args): return [{'n': i} for i in range(100000)]\n"
-        "nodes.call = call\n"
+        "model.call = call\n"
         "from penstock.cli.main import app\n"
-        "app(['nodes', '--json'])"
+        "app(['model', 'results', 'm', '--json'])"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()

@@ -117,6 +117,14 @@ def test_a_look_up_that_fails_is_tried_again(connect) -> None:
     assert done.exact
 
 
+def test_a_sensor_that_somebody_else_pushes_is_left_alone(connect) -> None:
+    cluster = Cluster()
+    connect(cluster)
+    cluster.push(b'{"sensor": "mine", "timestamp": "2024-01-01 00:00:00", "value": 1}')
+    done = run(Session(URL, Path("anomaly.py"), [series("a", 20)], 0.1))
+    assert (done.pushed, done.counted, done.exact) == (20, 20, True)
+
+
 def test_stopping_half_way_still_counts_what_was_pushed(connect) -> None:
     connect(Cluster())
     stop = asyncio.Event()

@@ -2,7 +2,7 @@
 
 import penstock as ps
 
-ps.config.defaults(input="", out="", db="", rate=4000)
+ps.config.defaults(input="", out="", db="", rate=10000)
 
 
 def parse(line: str) -> tuple[str, int]:

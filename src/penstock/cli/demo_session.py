@@ -28,7 +28,7 @@ LOOK_EVERY = 0.3
 """Seconds between two look-ups of all sensors."""
 SETTLE = 15.0
 """Seconds that the last readings may take to be counted."""
-HISTORY = 24
+HISTORY = 22
 """Values kept per sensor for its sparkline."""
 
 
@@ -187,7 +187,9 @@ class Session:
     async def _look(self, client: AsyncClient) -> None:
         page = await client.list_state(MODEL, STEP)
         for item in page["items"]:
-            self._sensors[item["key"]].learn(item["value"])
+            sensor = self._sensors.get(item["key"])
+            if sensor is not None:  # somebody may have pushed readings of a sensor of their own
+                sensor.learn(item["value"])
         self.snapshot.nodes = await client.nodes()
         now = time.monotonic()
         self._seen.append((now, self.snapshot.counted))

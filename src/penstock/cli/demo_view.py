@@ -11,14 +11,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from penstock.cli.demo_session import MODEL, STEP, Sensor, Snapshot
+from penstock.cli.demo_session import HISTORY, MODEL, STEP, Sensor, Snapshot
 
 __all__ = ["LiveView", "PlainView", "View", "closing", "commands", "sparkline", "timeline"]
 
 LIMIT = 10.0
 """The chart's limit in `anomaly.py`: at and above it, a score is shown as an alarm."""
 BARS = "▁▂▃▄▅▆▇█"
-TIMELINE = 30
+TIMELINE, CLOSING_TIMELINE = 30, 26
+"""Cells of a timeline on the screen, and in the closing table."""
 
 
 class View(Protocol):
@@ -147,8 +148,8 @@ def _nodes(snapshot: Snapshot) -> RenderableType:
 def _sensors(snapshot: Snapshot) -> RenderableType:
     table = Table(box=None, expand=True, header_style="dim", pad_edge=False)
     table.add_column("sensor", no_wrap=True)
-    table.add_column("live", width=24, no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("live", width=HISTORY, no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True, min_width=8)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("labelled windows and alarms", width=TIMELINE, no_wrap=True)
     for sensor in snapshot.sensors:
@@ -178,12 +179,12 @@ def _counts(snapshot: Snapshot) -> RenderableType:
         ("" if snapshot.exact or snapshot.phase == "finished" else "  (in flight)", "dim"),
     )
     judged = Text.assemble(
+        "windows hit ",
         (str(windows["hit"]), "bold green"),
-        f" of {windows['labelled']} windows hit   ",
+        f" of {windows['labelled']}, missed ",
         (str(windows["missed"]), "bold"),
-        " missed   ",
+        "   false alarms ",
         (str(found["false_alarms"]), "bold red"),
-        " false alarms",
     )
     grid = Table.grid(expand=True)
     grid.add_column()
@@ -241,11 +242,12 @@ def timeline(sensor: Sensor, width: int = TIMELINE) -> Text:
 
 def closing(snapshot: Snapshot) -> RenderableType:
     """What stays on the screen: detected windows against the labelled ones, and the count."""
-    table = Table(title="Labelled windows and what was detected", title_justify="left", title_style="bold", box=None)
+    table = Table(title="Labelled windows and what was detected", title_justify="left", title_style="bold")
+    table.box, table.pad_edge = None, False
     table.add_column("sensor")
     for name in ("readings", "windows", "hit", "missed", "false alarms"):
         table.add_column(name, justify="right")
-    table.add_column("")
+    table.add_column("", width=CLOSING_TIMELINE, no_wrap=True)
     found = snapshot.summary()
     for sensor in snapshot.sensors:
         verdict = sensor.verdict
@@ -256,7 +258,7 @@ def closing(snapshot: Snapshot) -> RenderableType:
             Text(str(verdict.hits), style="green"),
             str(verdict.missed),
             Text(str(verdict.false_alarms), style="red" if verdict.false_alarms else ""),
-            timeline(sensor),
+            timeline(sensor, CLOSING_TIMELINE),
         )
     windows = found["windows"]
     table.add_section()

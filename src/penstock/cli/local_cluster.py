@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from penstock.client import AsyncClient, ClientError
 from penstock.cluster.embedded import EmbeddedValkey
@@ -37,7 +38,7 @@ class NodeProcess:
 
     name: str
     port: int
-    log: Path
+    log: IO[bytes] | None = field(default=None, repr=False)
     process: asyncio.subprocess.Process | None = field(default=None, repr=False)
 
     @property
@@ -57,10 +58,10 @@ class NodeProcess:
 
     def last_words(self, limit: int = 1500) -> str:
         """The end of its log."""
-        try:
-            return self.log.read_text(errors="replace").strip()[-limit:]
-        except OSError:
+        if self.log is None or self.log.closed:
             return ""
+        end = os.fstat(self.log.fileno()).st_size
+        return os.pread(self.log.fileno(), limit, max(0, end - limit)).decode(errors="replace").strip()
 
 
 class LocalCluster:
@@ -86,7 +87,7 @@ class LocalCluster:
         self.redis, self.cluster, self.on_progress = redis, cluster, on_progress
         self.valkey: EmbeddedValkey | None = None
         self.directory = Path()
-        self.nodes = [NodeProcess(f"node-{i + 1}", port + i, Path()) for i in range(nodes)]
+        self.nodes = [NodeProcess(f"node-{i + 1}", port + i) for i in range(nodes)]
 
     async def __aenter__(self) -> LocalCluster:
         check_ports([node.port for node in self.nodes])
@@ -112,12 +113,9 @@ class LocalCluster:
         else:
             await check_redis(self.redis, self.cluster)
         for node in self.nodes:
-            node.log = self.directory / f"{node.name}.log"
-            log = os.open(node.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            try:
-                node.process = await self._spawn(node, log)
-            finally:
-                os.close(log)
+            # Logs have no name in the file system, so they cannot be left behind.
+            node.log = tempfile.TemporaryFile()
+            node.process = await self._spawn(node, node.log.fileno())
         await self._until_ready()
 
     async def _spawn(self, node: NodeProcess, log: int) -> asyncio.subprocess.Process:
@@ -126,7 +124,7 @@ class LocalCluster:
         environ.pop("PENSTOCK_TOKEN", None)
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "penstock.cli", "node", "--name", node.name, "--port", str(node.port),
-            "--bind", HOST, "--cluster", self.cluster, "--until-stdin-closes",
+            "--bind", HOST, "--cluster", self.cluster, "--until-stdin-closes", "--home", str(self.directory),
             stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, env=environ,
             start_new_session=True,  # Ctrl-C is for us; we stop the nodes in good order
         )  # fmt: skip
@@ -159,10 +157,13 @@ class LocalCluster:
                 waiter.cancel()
 
     async def stop(self) -> None:
-        """Stop every node, then Valkey; reap all; remove the logs."""
+        """Stop every node, then Valkey; reap all; remove what they left."""
         await asyncio.gather(*(_stop(node.process) for node in self.nodes if node.process is not None))
         if self.valkey is not None:
             await self.valkey.stop()
+        for node in self.nodes:
+            if node.log is not None:
+                node.log.close()
         if self.directory != Path():
             shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -8,19 +8,25 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from penstock.cli.output import error_console
 from penstock.cli.up import Cluster, interrupts
+from penstock.errors import UsageError
 
 if TYPE_CHECKING:
     import uvicorn
 
     from penstock.gateway.settings import GatewaySettings
 
+ROLES = ("compute", "fast")
+WILDCARDS = ("0.0.0.0", "::")
 STARTING = 30.0
 """Seconds until the gateway must answer."""
 LEAVING = 3
@@ -36,6 +42,13 @@ def node(
     ] = None,
     bind: Annotated[str, typer.Option("--bind", metavar="ADDRESS", help="Where it listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8700,
+    advertise: Annotated[
+        str | None, typer.Option("--advertise", metavar="HOST", help="How other nodes reach it; default: --bind.")
+    ] = None,
+    role: Annotated[str, typer.Option("--role", help="`compute` or `fast`, for placement.")] = "compute",
+    slots: Annotated[
+        int | None, typer.Option("--slots", min=1, help="Executors to place here; default: the number of CPUs.")
+    ] = None,
     cluster: Cluster = "penstock",
     token: Annotated[str | None, typer.Option("--token", envvar="PENSTOCK_TOKEN", help="Callers must send it.")] = None,
     tls_cert: Annotated[str | None, typer.Option("--tls-cert", metavar="PEM", help="Certificate chain.")] = None,
@@ -43,63 +56,102 @@ def node(
     until_stdin_closes: Annotated[
         bool, typer.Option("--until-stdin-closes", help="Stop when standard input ends: with the parent.")
     ] = False,
+    home: Annotated[
+        str | None, typer.Option("--home", metavar="DIR", help="For temporary files; removed at the end if empty.")
+    ] = None,
 ) -> None:
     """Join a cluster from this machine and stay until Ctrl-C."""
     from penstock.gateway.settings import GatewaySettings
 
-    settings = GatewaySettings(host=bind, port=port, token=token, tls_certificate=tls_cert, tls_key=tls_key)
-    settings.check()
-    _check_readable(settings)
+    gateway = GatewaySettings(host=bind, port=port, token=token, tls_certificate=tls_cert, tls_key=tls_key)
+    gateway.check()
+    _check_readable(gateway)
+    if role not in ROLES:
+        raise UsageError(f"there is no role {role!r}", remedy=f"choose {' or '.join(ROLES)}")
     from penstock.cli.local_cluster import bind as listen
 
+    identity = Identity(name or f"{socket.gethostname()}-{port}", address(gateway, advertise), role, slots)
     listener = listen(bind, port)  # first of all: nothing is started when the port is in use
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        asyncio.run(
-            _serve(redis, name or f"{socket.gethostname()}-{port}", cluster, settings, listener, until_stdin_closes)
-        )
+        with _temporary_files_in(home):
+            asyncio.run(_serve(redis, cluster, identity, gateway, listener, until_stdin_closes))
     finally:
         listener.close()
 
 
+@contextlib.contextmanager
+def _temporary_files_in(home: str | None) -> Iterator[None]:
+    """Inside, temporary files of this process and its workers are made in `home`.
+
+    Whoever made `home` removes it with everything that a killed node left behind; when the maker was killed as well,
+    the last node to end removes it.
+    """
+    if home is None:
+        yield
+        return
+    os.environ["TMPDIR"] = tempfile.tempdir = home
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty: another node still uses it
+            os.rmdir(home)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the cluster knows this node by."""
+
+    name: str
+    address: str
+    role: str
+    slots: int | None
+
+
+def address(gateway: GatewaySettings, advertise: str | None) -> str:
+    """Where other nodes reach the gateway. A wildcard address leads nowhere, so the host's name stands in for it."""
+    host = advertise or (socket.getfqdn() if gateway.host in WILDCARDS else gateway.host)
+    return msgspec.structs.replace(gateway, host=host).url
+
+
 def _check_readable(settings: GatewaySettings) -> None:
     """Raises `UsageError` for a PEM file that cannot be read."""
-    from penstock.errors import UsageError
-
     for file in (settings.tls_certificate, settings.tls_key):
         if file is not None and not os.access(file, os.R_OK):
             raise UsageError(f"the TLS file {file} cannot be read")
 
 
 async def _serve(
-    redis: str, name: str, cluster: str, settings: GatewaySettings, listener: socket.socket, lifeline: bool
+    redis: str, cluster: str, identity: Identity, gateway: GatewaySettings, listener: socket.socket, lifeline: bool
 ) -> None:
+    from penstock.cluster.agent import NodeAgent
     from penstock.gateway.app import create_app
+    from penstock.settings import ClusterSettings
 
-    agent = _agent(redis, name, cluster, settings)
+    agent = NodeAgent(
+        redis,
+        name=identity.name,
+        address=identity.address,
+        settings=ClusterSettings(prefix=cluster),
+        role=identity.role,
+        slots=identity.slots,
+    )
     stop = asyncio.Event()
     with interrupts(stop):
         # The gateway answers before the agent has joined, so that probes and other nodes can see why it is not ready.
-        async with _gateway(create_app(agent, settings), settings, listener) as server:
+        async with _gateway(create_app(agent, gateway), gateway, listener) as server:
             watching = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(server)]
             if lifeline:
                 watching.append(asyncio.ensure_future(_parent_gone()))
             try:
                 await agent.start()
-                error_console().print(f"{name} serves {settings.url}, cluster {cluster!r}", markup=False)
+                error_console().print(f"{identity.name} serves {identity.address}, cluster {cluster!r}", markup=False)
                 await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for waiter in watching:
                     if waiter is not server:
                         waiter.cancel()
                 await agent.stop()
-
-
-def _agent(redis: str, name: str, cluster: str, settings: GatewaySettings) -> Any:
-    from penstock.cluster.agent import NodeAgent
-    from penstock.settings import ClusterSettings
-
-    return NodeAgent(redis, name=name, address=settings.url, settings=ClusterSettings(prefix=cluster))
 
 
 @contextlib.asynccontextmanager

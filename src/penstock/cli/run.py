@@ -117,8 +117,14 @@ def _progress(quiet: bool) -> Iterator[Any]:
     if quiet or not out.is_terminal:
         yield lambda progress: None
         return
-    with _bar(out) as bar:
-        task = bar.add_task("starting", total=None, text="")
+    from rich.text import Text
+
+    with _bar(out) as bar, contextlib.ExitStack() as stack:
+        task = bar.add_task("starting", total=None, text="starting")
+        if console().is_terminal:
+            from penstock.cli.lines_above import lines_above
+
+            stack.enter_context(lines_above(lambda text: bar.console.print(Text.from_ansi(text), soft_wrap=True)))
         yield lambda progress: _show(bar, task, progress)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from penstock.client import Client
+
+PATIENCE = 2.0
+"""Seconds to try before the picture says that the node does not answer."""
 
 
 def top(
@@ -34,7 +38,7 @@ def top(
             console().print(picture(view))
         return
     try:
-        call(url, token, lambda client: _live(client, interval))
+        call(url, token, lambda client: _live(client, interval), deadline=PATIENCE)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
@@ -48,7 +52,13 @@ def _live(client: Client, interval: float) -> None:
 
     last = client.metrics()
     out = console()
-    with Live(picture(last), console=out, screen=out.is_terminal, auto_refresh=False) as live:
+    if not out.is_terminal:  # one picture after the other
+        while True:
+            out.print(picture(last))
+            sys.stdout.flush()
+            time.sleep(interval)
+            last = client.metrics()
+    with Live(picture(last), console=out, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(interval)
             try:

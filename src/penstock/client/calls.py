@@ -17,6 +17,8 @@ CHUNK_RECORDS = 5000
 """`push` sends at most so many records in one request."""
 CHUNK_BYTES = 2**20
 """`push` sends a request as soon as it holds so many bytes."""
+OPERATION_TIMEOUT = 120.0
+"""Seconds that an operation on a model may take: every node starts or stops workers."""
 
 T = TypeVar("T")
 
@@ -62,7 +64,8 @@ def stream_path(stream: str) -> str:
 
 
 def _post(path: str, body: Any, read: Callable[[httpx.Response], T]) -> Call[T]:
-    return Call("POST", path, read, headers={"content-type": "application/json"}, body=msgspec.json.encode(body))
+    headers = {"content-type": "application/json"}
+    return Call("POST", path, read, headers=headers, body=msgspec.json.encode(body), timeout=OPERATION_TIMEOUT)
 
 
 def health(session: Session) -> Conversation[dict[str, Any]]:

@@ -34,7 +34,9 @@ class Call(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     repeatable: bool = False
-    """Whether sending it twice does no harm, so that a broken connection may be retried."""
+    """Whether sending it twice does no harm, so that it is tried again after a broken connection or a 503."""
+    timeout: float | None = None
+    """Seconds that the answer may take, where the client's own default is too short."""
     accept: tuple[int, ...] = ()
     """Statuses beside 2xx that are answers rather than errors."""
 
@@ -61,6 +63,8 @@ class Session:
     """Seconds that a call may take in all, retries included."""
     client_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     clock: Callable[[], float] = time.monotonic
+    answered: bool = False
+    """Whether anybody has answered yet."""
     sequences: dict[str, int] = field(default_factory=dict)
 
     def next_seq(self, stream: str) -> int:
@@ -72,7 +76,8 @@ class Session:
 def converse(session: Session, call: Call[T], deadline: float | None = None) -> Conversation[T]:
     """Send `call` until it succeeds, fails for good, or the deadline (seconds from now) comes.
 
-    429 and 503 with `Retry-After` are always tried again; a broken connection only when the call is repeatable.
+    429 is always tried again; 503 with `Retry-After` and a broken connection only when the call is repeatable; a
+    refused connection only after the node has answered before: it may be restarting, a first call may be misdirected.
     """
     end = session.clock() + (session.deadline if deadline is None else deadline)
     attempt = 0
@@ -80,16 +85,23 @@ def converse(session: Session, call: Call[T], deadline: float | None = None) -> 
         answer = yield call
         assert answer is not None, "the driver answers every call"
         if isinstance(answer, httpx.Response):
+            session.answered = True
             if answer.is_success or answer.status_code in call.accept:
                 return _read(call, answer)
-            error, wait = failure(call, answer), _retry_after(answer)
+            error, wait = failure(call, answer), _retry_after(call, answer)
         else:
             error = unreachable(session, answer)
-            wait = backoff(attempt) if call.repeatable and not isinstance(answer, httpx.UnsupportedProtocol) else None
+            wait = backoff(attempt) if call.repeatable and _may_pass(session, answer) else None
         attempt += 1
         if wait is None or session.clock() + wait > end:
             raise error
         yield Pause(wait)
+
+
+def _may_pass(session: Session, error: httpx.TransportError) -> bool:
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return session.answered
+    return not isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
 
 
 def backoff(attempt: int) -> float:
@@ -108,9 +120,9 @@ def _read(call: Call[T], answer: httpx.Response) -> T:
         ) from error
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
+def _retry_after(call: Call[Any], answer: httpx.Response) -> float | None:
     """Seconds that the server asks us to wait, or `None` when trying again makes no sense."""
-    if answer.status_code not in (429, 503):
+    if answer.status_code != 429 and not (answer.status_code == 503 and call.repeatable):
         return None
     header = answer.headers.get("retry-after")
     if header is None:

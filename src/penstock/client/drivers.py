@@ -100,6 +100,7 @@ def _request(call: Call[Any]) -> dict[str, Any]:
         "params": dict(call.query) or None,
         "headers": dict(call.headers),
         "content": call.body,
+        "timeout": httpx.USE_CLIENT_DEFAULT if call.timeout is None else call.timeout,
     }
 
 

@@ -1,16 +1,20 @@
 """The worker processes of one node: started, spoken to, watched, reaped. Warm ones wait for their first model.
 
-What a worker says goes to `WorkerEvents`; requests with a number (look-ups, pushes) are matched with their replies here.
+What a worker says goes to `WorkerEvents`; numbered requests (look-ups, pushes) are matched with their replies here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import os
 import signal
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from penstock.cluster.launcher.protocol import Launcher, WorkerHandle, WorkerSpec
 from penstock.cluster.service import Unavailable
@@ -18,6 +22,8 @@ from penstock.errors import PenstockError, WorkerError
 from penstock.settings import ClusterSettings
 from penstock.worker.messages import Listing, Lookup, Message, Push, Reply
 
+LOG_LIMIT = 16 * 2**20
+"""A worker's log file is cut when it has grown beyond so many bytes."""
 STOP_GRACE = 3.0
 """Seconds that a worker gets to exit by itself."""
 
@@ -42,6 +48,7 @@ class _Worker:
     handle: WorkerHandle | None = None
     listener: asyncio.Task[None] | None = None
     pending: dict[int, asyncio.Future[Reply]] = field(default_factory=dict)
+    outbox: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
     retired: bool = False
     """Its end is wanted."""
 
@@ -103,6 +110,14 @@ class Workers:
             found.retired = True
             self._spawn(self._stop(found, grace))
 
+    def trim_logs(self) -> None:
+        """Cut log files that have grown too long. Workers append, so they go on at the start."""
+        for worker in self._workers.values():
+            path = self._log_file(worker.id)
+            with contextlib.suppress(OSError):
+                if os.path.getsize(path) > LOG_LIMIT:
+                    os.truncate(path, 0)
+
     def kill(self, worker: int) -> None:
         """Something is wrong with it: kill it; `on_gone` follows."""
         found = self._workers.get(worker)
@@ -126,12 +141,11 @@ class Workers:
 
     # ---- talking ----------------------------------------------------------------------------------------------------
 
-    async def send(self, worker: int, message: Message) -> None:
-        """Hand a message over. A worker that is gone has told, or will tell, through `on_gone`."""
+    def post(self, worker: int, message: Message) -> None:
+        """Send a message when the worker is up, after everything posted before. If it is gone, `on_gone` tells."""
         found = self._workers.get(worker)
-        if found is None or found.handle is None:
-            raise WorkerError(f"worker {worker} is gone")
-        await found.handle.send(message)
+        if found is not None:
+            found.outbox.put_nowait(message)
 
     async def request(self, worker: int, message: Lookup | Listing | Push, timeout: float) -> Reply:
         """Send a numbered request and wait for its reply. Raises `Unavailable` when there is none in time."""
@@ -169,9 +183,10 @@ class Workers:
     async def _live(self, worker: _Worker) -> None:
         """Start it, pass on what it says, reap it."""
         reason = "it was not needed any more"
+        posting: asyncio.Task[None] | None = None
         try:
-            worker.handle = await self._launcher.start(self._spec, self._settings.worker_start)
-            self._events.on_message(worker.id, Started())
+            worker.handle = await self._launcher.start(self._specified(worker), self._settings.worker_start)
+            posting = asyncio.create_task(_post(worker.handle, worker.outbox))
             async for message in worker.handle.messages():
                 if isinstance(message, Reply):
                     future = worker.pending.get(message.id)
@@ -189,10 +204,22 @@ class Workers:
                 await worker.handle.stop(0.0)
             raise
         finally:
+            if posting is not None:
+                posting.cancel()
+                await asyncio.gather(posting, return_exceptions=True)
             self._buried(worker, reason)
+
+    def _specified(self, worker: _Worker) -> WorkerSpec:
+        name = f"{self._spec.name}-{worker.id}"
+        return msgspec.structs.replace(self._spec, name=name, log_file=self._log_file(worker.id))
+
+    def _log_file(self, worker: int) -> str:
+        return os.path.join(self._spec.data_dir, f"worker-{worker}.log")
 
     def _buried(self, worker: _Worker, reason: str) -> None:
         self._workers.pop(worker.id, None)
+        with contextlib.suppress(OSError):
+            os.unlink(self._log_file(worker.id))
         for future in worker.pending.values():
             if not future.done():
                 future.set_exception(Unavailable(f"the worker is being restarted: {reason}"))
@@ -216,8 +243,10 @@ class Workers:
             await asyncio.gather(listener, return_exceptions=True)
 
 
-class Started(Message, tag="started"):
-    """Said by `Workers`, not by the worker: it is up and can be sent to."""
+async def _post(handle: WorkerHandle, outbox: asyncio.Queue[Message]) -> None:
+    with contextlib.suppress(WorkerError):
+        while True:
+            await handle.send(await outbox.get())
 
 
 def ended(status: int, pid: int) -> str:

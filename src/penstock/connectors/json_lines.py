@@ -65,7 +65,7 @@ def encode(record: Any) -> bytes:
     """One record as JSON text in UTF-8, without a line end. Raises `CodecError` when JSON cannot express it."""
     try:
         return _encoder.encode(jsonable(record))
-    except (TypeError, RecursionError, ValueError):
+    except (TypeError, RecursionError, ValueError, CodecError):
         return _slowly(record)
 
 
@@ -73,7 +73,7 @@ def encode_lines(records: list[Any]) -> bytes:
     """Records as JSON lines, each ended by a newline. Raises `CodecError`."""
     try:
         return _encoder.encode_lines([jsonable(r) if type(r) is Keyed else r for r in records])
-    except (TypeError, RecursionError, ValueError):
+    except (TypeError, RecursionError, ValueError, CodecError):
         return b"".join(_slowly(record) + b"\n" for record in records)
 
 

@@ -49,12 +49,11 @@ def parse_broker(url: str) -> Broker:
 def make_client(broker: Broker, client_id: str, *, manual_ack: bool) -> Any:
     """A paho client that is not connected yet. Raises `ConnectorError` when paho-mqtt is not installed."""
     try:
-        from paho.mqtt import client as paho
+        from paho.mqtt.client import Client, MQTTv5
+        from paho.mqtt.enums import CallbackAPIVersion
     except ModuleNotFoundError as error:
         raise ConnectorError("mqtt needs paho-mqtt", remedy="pip install 'penstock[mqtt]'") from error
-    client = paho.Client(
-        paho.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5, manual_ack=manual_ack
-    )
+    client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv5, manual_ack=manual_ack)
     if broker.user is not None:
         client.username_pw_set(broker.user, broker.password)
     if broker.tls:
@@ -68,7 +67,7 @@ def connect(client: Any, broker: Broker, *, clean: bool, session_seconds: int, i
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
 
-    properties = Properties(PacketTypes.CONNECT)
+    properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.ReceiveMaximum = in_flight
     properties.SessionExpiryInterval = session_seconds
     client.connect_async(broker.host, broker.port, KEEPALIVE_SECONDS, clean_start=clean, properties=properties)

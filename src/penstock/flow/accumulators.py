@@ -134,13 +134,19 @@ class Sum(Aggregate):
 
 def _expansion(floats: list[float]) -> list[float]:
     """A few floats with exactly the same sum. Infinities (and a sum too large for a float) give one infinity or NaN."""
+    fsum = math.fsum
     try:
-        parts = [math.fsum(floats)]
-        if not math.isfinite(parts[0]):
+        part = fsum(floats)
+        parts = [part]
+        if part - part != 0.0:
             return parts
-        while rest := math.fsum([*floats, *[-part for part in parts]]):
-            parts.append(rest)
-        return parts
+        rest = floats.copy()
+        while True:
+            rest.append(-part)
+            part = fsum(rest)
+            if not part:
+                return parts
+            parts.append(part)
     except (OverflowError, ValueError):
         return [sum(floats)]
 

@@ -257,7 +257,9 @@ def _circle(steps: Mapping[str, Step]) -> list[str]:
     while name not in way:
         way.append(name)
         name = next(i.step for i in steps[name].inputs if i.step in steps)
-    return list(reversed(way[way.index(name) :]))
+    circle = list(reversed(way[way.index(name) :]))
+    first = circle.index(min(circle, key=list(steps).index))
+    return circle[first:] + circle[:first]
 
 
 def _check_time(graph: Graph, step: Step) -> None:

@@ -50,7 +50,7 @@ def choose(
 ) -> list[Any]:
     """For each record whether `fn(record)` is true, false where the policy left it out (`failed` gets those)."""
     flags, left_out = apply(ctx, fn, records)
-    if flags and type(flags[0]) is not bool:
+    if not set(map(type, flags)) <= {bool}:
         kept = without(records, left_out)
         flags, odd = apply(ctx, truth, flags, kept)
         if odd:

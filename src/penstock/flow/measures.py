@@ -120,9 +120,8 @@ def _clean(found: list[Any], needs: Needs) -> tuple[list[Any], bool]:
     kinds = set(map(type, found))
     if needs and not kinds <= _PLAIN[needs]:
         return [_cell(value, needs, None) for value in found], True
-    if float in kinds:
-        cleaned = [None if type(value) is float and value != value else value for value in found]
-        return cleaned, type(None) in kinds or None in cleaned
+    if float in kinds and (not kinds <= _PLAIN[Needs.ORDER] or [value for value in found if value != value]):
+        return [None if type(value) is float and value != value else value for value in found], True
     return found, type(None) in kinds
 
 

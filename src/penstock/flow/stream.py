@@ -142,13 +142,6 @@ class Stream(Generic[T]):
         check_name(name)
         return self._alike(self._stamp(name, on))
 
-    def _stamp(self, name: str, on: Field) -> Input:
-        from penstock.flow.steps.stamp import Stamp
-
-        if not isinstance(on, str):
-            check_function(name, on, what="on")
-        return self._step(Stamp, name, None, on=on)
-
     def enrich(
         self, name: str, fn: Callable[[T], Awaitable[U]], concurrency: int = 64, timeout: float = 30.0
     ) -> Stream[U]:
@@ -167,6 +160,13 @@ class Stream(Generic[T]):
         return self._flow
 
     # -- how the methods above add their step -------------------------------------------------------------------------
+
+    def _stamp(self, name: str, on: Field) -> Input:
+        from penstock.flow.steps.stamp import Stamp
+
+        if not isinstance(on, str):
+            check_function(name, on, what="on")
+        return self._step(Stamp, name, None, on=on)
 
     def _step(self, kind: Callable[..., Step], name: str, inputs: tuple[Input, ...] | None, **fields: Any) -> Input:
         made = kind(name=name, inputs=inputs or (self._input,), site=caller_site(), **fields)

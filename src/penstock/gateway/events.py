@@ -22,7 +22,7 @@ def router(service: NodeService, heartbeat: float) -> APIRouter:
         model: str | None = None, after: str | None = None, limit: int = Query(100, ge=1, le=10_000)
     ) -> Response:
         """The last entries, or the first ones after `after`; oldest first."""
-        return answer(await service.log(model, limit, after))
+        return answer(await service.log(_full(model), limit, after))
 
     @routes.get(
         "/v1/events",
@@ -33,11 +33,16 @@ def router(service: NodeService, heartbeat: float) -> APIRouter:
         model: str | None = None, after: str | None = None, last_event_id: str | None = Header(None)
     ) -> Response:
         """Entries as they come, from now or after `Last-Event-ID` (or `after`)."""
-        entries = service.follow(model, last_event_id or after)
+        entries = service.follow(_full(model), last_event_id or after)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(as_events(entries, heartbeat), headers=headers, media_type="text/event-stream")
 
     return routes
+
+
+def _full(model: str | None) -> str | None:
+    """A bare name is one of the group `default`."""
+    return model if model is None or "/" in model else f"default/{model}"
 
 
 async def as_events(entries: AsyncIterator[LogEntry], heartbeat: float) -> AsyncIterator[bytes]:

@@ -1,0 +1,1 @@
+"""Pure functions that decide which worker runs which executor."""

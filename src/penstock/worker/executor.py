@@ -48,7 +48,6 @@ class Executor:
     snapshot: Callable[[Executor, int], None]
     on_finished: Callable[[Executor], None]
     latency: LatencyHistogram
-    started: bool = False
     restored_finished: bool = False
     queue: deque[Item] = field(default_factory=deque)
     records_in: int = 0
@@ -71,11 +70,9 @@ class Executor:
     # ---- input ------------------------------------------------------------------------------------------------------
 
     def offer(self, item: Item) -> None:
-        """A frame has arrived, in sequence."""
-        if self._aligner.blocked(item.inbound.channel.id):
-            item.inbound.held.append(item)
-        else:
-            self.queue.append(item)
+        """A frame has arrived, in sequence. It is set aside behind a barrier only when its turn comes: earlier frames of
+        its channel may still be in the queue."""
+        self.queue.append(item)
 
     def work(self) -> bool:
         """Process what is there, for a bounded while; whether anything was done."""
@@ -93,7 +90,7 @@ class Executor:
                 break
             self._take(self.queue.popleft())
             did = True
-        if self.lanes and self.started and not self.stalled and not self.draining:
+        if self.lanes and not self.stalled and not self.draining:
             did = self._read() or did
         for operator in self.chain.operators.values():
             if operator.pending():
@@ -154,7 +151,7 @@ class Executor:
             outbound.flush_when_quiet()
         for inbound in self.inbounds.values():
             inbound.idle()
-        if self.started and not self.ended and self._all_ended():
+        if not self.ended and self._all_ended():
             self._finish()
         if self.ended and not self.reported and all(o.in_flight == 0 for o in self.outbounds.values()):
             self.reported = True
@@ -162,7 +159,7 @@ class Executor:
 
     def next_read(self) -> float:
         """When (monotonic) a source wants to be read again."""
-        if self.stalled or self.draining or not self.started:
+        if self.stalled or self.draining:
             return float("inf")
         return min((lane.retry_at for lane in self.lanes if not lane.ended), default=float("inf"))
 
@@ -198,7 +195,7 @@ class Executor:
         """The supervisor begins a checkpoint: sources (and executors whose input has ended) start it."""
         self.requested = checkpoint
         self.barrier_at = self.clock.monotonic()
-        if self.ended or (not self.inbounds and self.started):
+        if self.ended or not self.inbounds:
             self._aligned(checkpoint)
 
     def _barrier(self, inbound: Inbound, checkpoint: int) -> None:

@@ -139,7 +139,7 @@ class Worker:
         now = self.clock.monotonic()
         due = now + _LONGEST_POLL
         for model in self._models.values():
-            for executor in model.executors.values():
+            for executor in model.executors.values() if model.started else ():
                 due = min(due, executor.next_read())
         for ready, _ in poller.poll(math.ceil(max(0.0, due - now) * 1000)):
             if ready == self._bell.fileno():

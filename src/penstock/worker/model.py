@@ -103,8 +103,6 @@ class Model:
     def start(self) -> None:
         """Open the gates."""
         self.started = True
-        for executor in self.executors.values():
-            executor.started = True
 
     def consumer(self, channel: Channel) -> str:
         """The endpoint of a channel's consumer."""

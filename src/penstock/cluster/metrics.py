@@ -1,0 +1,177 @@
+"""From what workers count to what people read: rates, shares, losses, per executor and per channel.
+
+Workers send totals since their start; rates are differences over the last `WINDOW` seconds. Each node publishes its
+part in one key that expires by itself, so every node can show the whole cluster.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import msgspec
+
+from penstock.clock import Clock
+from penstock.cluster.service import ChannelView, ExecutorView
+from penstock.worker.messages import ChannelMetrics, ExecutorMetrics, Metrics
+
+WINDOW = 3.0
+EXPIRY = 5.0
+"""Seconds after which a node's published metrics are forgotten."""
+
+
+class NodeMetrics(msgspec.Struct, kw_only=True):
+    """One node's part."""
+
+    node: str
+    executors: dict[str, list[ExecutorView]] = {}
+    channels: dict[str, list[ChannelView]] = {}
+    lost: dict[str, int] = {}
+    """model -> records lost that this node's producers know of, also those of workers that are gone."""
+    cpu: float = 0.0
+    rss: int = 0
+    workers: int = 0
+
+
+@dataclass
+class Rates:
+    """Differences of totals over the last seconds; pure."""
+
+    _samples: deque[tuple[float, tuple[float, ...]]] = field(default_factory=deque)
+
+    def add(self, now: float, totals: tuple[float, ...]) -> None:
+        """New totals. Totals that went back belong to a new incarnation: the past is forgotten."""
+        if self._samples and any(new < old for new, old in zip(totals, self._samples[-1][1], strict=True)):
+            self._samples.clear()
+        self._samples.append((now, totals))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - WINDOW:
+            self._samples.popleft()
+
+    def per_second(self, now: float) -> tuple[float, ...]:
+        """One rate per total; zeros until there are two samples, or when the last one is old."""
+        width = len(self._samples[-1][1]) if self._samples else 0
+        if len(self._samples) < 2 or self._samples[-1][0] < now - 2 * WINDOW:
+            return (0.0,) * width
+        (start, first), (end, last) = self._samples[0], self._samples[-1]
+        span = max(end - start, 1e-6)
+        return tuple((b - a) / span for a, b in zip(first, last, strict=True))
+
+
+@dataclass
+class _Part:
+    """What one worker said of one model."""
+
+    executors: dict[str, ExecutorMetrics] = field(default_factory=dict)
+    channels: dict[tuple[int, str, str], ChannelMetrics] = field(default_factory=dict)
+    rates: dict[str, Rates] = field(default_factory=dict)
+    channel_rates: dict[tuple[int, str, str], Rates] = field(default_factory=dict)
+    latency: dict[str, tuple[float, list[float]]] = field(default_factory=dict)
+    """executor -> when its latest quantiles came, and these."""
+
+    def recent_latency(self, executor: str, now: float) -> list[float] | None:
+        at, quantiles = self.latency.get(executor, (0.0, None))
+        return quantiles if quantiles and at > now - WINDOW else None
+
+    def lost(self) -> int:
+        return sum(channel.lost for channel in self.channels.values())
+
+
+class Metering:
+    """The metrics of this node."""
+
+    def __init__(self, node: str, clock: Clock) -> None:
+        self._node, self._clock = node, clock
+        self._parts: dict[tuple[int, str], _Part] = {}
+        self._lost: dict[str, int] = {}
+        self._rss: dict[int, int] = {}
+
+    def feed(self, worker: int, message: Metrics) -> None:
+        """A worker's report."""
+        now = self._clock.monotonic()
+        part = self._parts.setdefault((worker, message.model), _Part())
+        self._rss[worker] = message.rss
+        for executor in message.executors:
+            name = str(executor.executor)
+            part.executors[name] = executor
+            totals = (executor.records_in, executor.records_out, executor.cpu)
+            part.rates.setdefault(name, Rates()).add(now, totals)
+            if executor.latency is not None:
+                part.latency[name] = (now, executor.latency)
+        for channel in message.channels:
+            key = (channel.edge, str(channel.producer), str(channel.consumer))
+            part.channels[key] = channel
+            part.channel_rates.setdefault(key, Rates()).add(now, (channel.records, channel.bytes))
+
+    def unloaded(self, worker: int, model: str) -> None:
+        """The worker has the model no more; what it had lost stays counted."""
+        part = self._parts.pop((worker, model), None)
+        if part is not None and part.lost():
+            self._lost[model] = self._lost.get(model, 0) + part.lost()
+
+    def gone(self, worker: int) -> None:
+        """The worker is no more."""
+        for number, model in list(self._parts):
+            if number == worker:
+                self.unloaded(worker, model)
+        self._rss.pop(worker, None)
+
+    def forget(self, model: str) -> None:
+        """The model's plan is over: its losses are history."""
+        self._lost.pop(model, None)
+
+    def lost(self, model: str) -> int:
+        """Records of the model known here to be lost."""
+        return self._lost.get(model, 0) + sum(p.lost() for (_, name), p in self._parts.items() if name == model)
+
+    def report(self, own_rss: int, workers: int) -> NodeMetrics:
+        """Everything, as it is published."""
+        now = self._clock.monotonic()
+        result = NodeMetrics(node=self._node, workers=workers, rss=own_rss + sum(self._rss.values()))
+        for (_, model), part in self._parts.items():
+            views = [
+                _executor(e, part.rates[name].per_second(now), part.recent_latency(name, now))
+                for name, e in part.executors.items()
+            ]
+            result.executors.setdefault(model, []).extend(views)
+            result.cpu += sum(view.cpu for view in views)
+            result.channels.setdefault(model, []).extend(
+                _channel(key, c, part.channel_rates[key].per_second(now)) for key, c in part.channels.items()
+            )
+            result.lost[model] = self.lost(model)
+        for model, count in self._lost.items():
+            result.lost.setdefault(model, count)
+        return result
+
+
+def _executor(metrics: ExecutorMetrics, rates: tuple[float, ...], latency: list[float] | None) -> ExecutorView:
+    return ExecutorView(
+        id=str(metrics.executor),
+        records_in=metrics.records_in,
+        records_out=metrics.records_out,
+        rate_in=rates[0],
+        rate_out=rates[1],
+        cpu=rates[2],
+        busy=metrics.busy,
+        queue=metrics.queue,
+        keys=metrics.keys,
+        watermark=metrics.watermark,
+        lag=metrics.lag,
+        progress=metrics.progress,
+        latency=latency,
+        counters=metrics.counters,
+    )
+
+
+def _channel(key: tuple[int, str, str], metrics: ChannelMetrics, rates: tuple[float, ...]) -> ChannelView:
+    edge, producer, consumer = key
+    return ChannelView(
+        edge=edge,
+        producer=producer,
+        consumer=consumer,
+        records=metrics.records,
+        bytes=metrics.bytes,
+        rate=rates[0],
+        byte_rate=rates[1],
+        queue_bytes=metrics.queue_bytes,
+        lost=metrics.lost,
+    )

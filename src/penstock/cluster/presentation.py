@@ -1,0 +1,149 @@
+"""What Redis says and what workers count, put together for people: the views of `penstock.cluster.service`; pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from penstock.cluster.metrics import NodeMetrics
+from penstock.cluster.plan import ModelState, status
+from penstock.cluster.service import ChannelView, ExecutorView, ModelView, NodeView, PlacementView
+from penstock.cluster.view import Member, View
+
+
+def node_views(view: View, metrics: Mapping[str, NodeMetrics]) -> list[NodeView]:
+    """All members by name."""
+    placed = Counter(node for node in view.placed().values())
+    return [_node(view, m, placed[m.id], metrics.get(m.id)) for _, m in sorted(view.members.items())]
+
+
+def _node(view: View, member: Member, executors: int, metrics: NodeMetrics | None) -> NodeView:
+    return NodeView(
+        id=member.id,
+        address=member.lease.get("address", ""),
+        incarnation=member.incarnation,
+        live=member.live,
+        leader=member.id == view.leader,
+        role=member.lease.get("role", ""),
+        host=member.lease.get("host", ""),
+        pid=member.number("pid"),
+        cpus=member.number("cpus"),
+        memory=member.number("memory"),
+        slots=member.number("slots"),
+        executors=executors,
+        workers=0 if metrics is None else metrics.workers,
+        cpu=0.0 if metrics is None else metrics.cpu,
+        rss=0 if metrics is None else metrics.rss,
+        applied=member.number("applied"),
+        version=member.lease.get("version", ""),
+    )
+
+
+def executor_views(state: ModelState, measured: Mapping[str, ExecutorView]) -> list[ExecutorView]:
+    """The executors of the plan, with their measurements."""
+    if state.plan is None:
+        return []
+    result = []
+    for name, assigned in sorted(state.plan.executors.items(), key=lambda item: _order(item[0])):
+        report = state.run.get(name)
+        current = report is not None and report.epoch == assigned.epoch
+        base = measured.get(name) or ExecutorView(id=name)
+        result.append(
+            msgspec.structs.replace(
+                base,
+                steps=state.entry.topology.stages[_order(name)[0]].steps,
+                node=assigned.node,
+                pid=report.pid if report is not None and current else 0,
+                epoch=f"{assigned.epoch.term}.{assigned.epoch.counter}",
+                state=_state(report.state) if report is not None and current else "starting",
+                restarts=assigned.restarts,
+            )
+        )
+    return result
+
+
+def _state(reported: str) -> str:
+    return {"loaded": "starting", "lost": "starting"}.get(reported, reported)
+
+
+def _order(name: str) -> tuple[int, int]:
+    stage, _, index = name.partition(".")
+    return int(stage), int(index)
+
+
+def model_view(state: ModelState, metrics: Iterable[NodeMetrics]) -> ModelView:
+    """One model with what is known of it."""
+    entry, plan, topology = state.entry, state.plan, state.entry.topology
+    parts = list(metrics)
+    executors = executor_views(state, {e.id: e for part in parts for e in part.executors.get(entry.name, ())})
+    sources = [e for e in executors if topology.stages[_order(e.id)[0]].has_source]
+    feeding = {edge.source_stage for edge in topology.edges}
+    last = [e for e in executors if _order(e.id)[0] not in feeding]
+    counters: Counter[str] = Counter()
+    for executor in executors:
+        counters.update(executor.counters)
+    latencies = [e.latency for e in executors if e.latency]
+    return ModelView(
+        name=entry.name,
+        path=entry.path,
+        desired=entry.desired,
+        status=status(state),
+        generation=entry.generation,
+        config=entry.config,
+        executors_per_stage=entry.executors,
+        topology=topology,
+        epoch="" if plan is None else str(plan.revision),
+        error=entry.error,
+        restarts=0 if plan is None else sum(a.restarts for a in plan.executors.values()),
+        lost=lost(state, parts),
+        rate_in=sum(e.rate_in for e in sources),
+        rate_out=sum(e.rate_out for e in last),
+        records_in=sum(e.records_in for e in sources),
+        records_out=sum(e.records_out for e in last),
+        latency=[max(column) for column in zip(*latencies, strict=True)] if latencies else None,
+        counters=dict(counters),
+        executors=executors,
+        changed=entry.changed,
+    )
+
+
+def lost(state: ModelState, metrics: Iterable[NodeMetrics]) -> int:
+    """Records known to be lost: what nodes measure now, and what they reported before they went."""
+    counts = dict(state.lost)
+    for part in metrics:
+        counts[part.node] = max(counts.get(part.node, 0), part.lost.get(state.entry.name, 0))
+    return sum(counts.values())
+
+
+def channel_views(state: ModelState, metrics: Iterable[NodeMetrics]) -> list[ChannelView]:
+    """The traffic matrix of a model."""
+    nodes = {} if state.plan is None else {name: a.node for name, a in state.plan.executors.items()}
+    return sorted(
+        (
+            msgspec.structs.replace(c, remote=nodes.get(c.producer) != nodes.get(c.consumer))
+            for part in metrics
+            for c in part.channels.get(state.entry.name, ())
+        ),
+        key=lambda c: (c.edge, _order(c.producer), _order(c.consumer)),
+    )
+
+
+def placement_view(state: ModelState, metrics: Iterable[NodeMetrics]) -> PlacementView:
+    """Where the executors of a model are."""
+    plan = state.plan
+    channels = channel_views(state, metrics)
+    total = sum(c.bytes for c in channels)
+    assignment = (
+        {} if plan is None else {name: plan.executors[name].node for name in sorted(plan.executors, key=_order)}
+    )
+    return PlacementView(
+        model=state.entry.name,
+        strategy="" if plan is None else plan.strategy,
+        epoch="" if plan is None else str(plan.revision),
+        assignment=assignment,
+        load=dict(sorted(Counter(assignment.values()).items())),
+        cut=sum(c.bytes for c in channels if c.remote) / total if total else 0.0,
+        channels=channels,
+    )

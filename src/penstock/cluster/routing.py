@@ -1,0 +1,312 @@
+"""Questions to executors, wherever they are: by a control message on this node, by HTTP on another.
+
+A key leads to its executor by the same hash as the records did, the plan leads from the executor to its node.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import httpx
+import msgspec
+
+from penstock.cluster.bus import Bus
+from penstock.cluster.plan import ModelState, Plan
+from penstock.cluster.runner import Runner
+from penstock.cluster.service import Conflict, Found, NoRoom, NotFound, Page, Pushed, Unavailable
+from penstock.cluster.view import View
+from penstock.errors import ExchangeError, FlowError, UsageError
+from penstock.exchange.keys import key_group, owner
+from penstock.worker.messages import Listing, Lookup, Push
+
+PATH = "/internal/call"
+TOKEN_HEADER = "X-Penstock-Cluster"
+_NO_SOURCE = "no open push source"
+
+
+class Question(msgspec.Struct, tag_field="q"):
+    """The root of what nodes ask each other. `timeout` in seconds."""
+
+    model: str
+    timeout: float
+
+
+class AskKey(Question, tag="key"):
+    """The state of one key, in one executor."""
+
+    step: str
+    executor: str
+    key: Any
+
+
+class AskKeys(Question, tag="keys"):
+    """Keys and values of a step in these executors."""
+
+    step: str
+    executors: list[str]
+    limit: int
+    cursor: str | None
+
+
+class AskPush(Question, tag="push"):
+    """Hand records to a push source in one executor."""
+
+    source: str
+    executor: str
+    records: list[Any]
+    client: str | None
+    seq: int | None
+
+
+class AskResults(Question, tag="results"):
+    """The latest records of `collect` sinks."""
+
+    step: str | None
+    limit: int
+
+
+class Answer(msgspec.Struct):
+    """`ok`: `value` is the answer. Otherwise `problem` says why; `later`: it can be tried again."""
+
+    ok: bool
+    value: Any = None
+    problem: str = ""
+    later: bool = False
+
+
+AnyQuestion = AskKey | AskKeys | AskPush | AskResults
+_decode_question = msgspec.msgpack.Decoder(AnyQuestion).decode
+_decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+class Questions:
+    """Answers what can be answered here, asks other nodes for the rest."""
+
+    def __init__(self, node: str, bus: Bus, runner: Runner, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._node, self._bus, self._runner, self._transport = node, bus, runner, transport
+        self._client: httpx.AsyncClient | None = None
+        self._token = ""
+
+    async def start(self) -> None:
+        """Get the cluster's token: whoever can read this Redis is a node. Raises `BusDown`."""
+        key = self._bus.key("token")
+        await self._bus.command("SET", key, secrets.token_hex(32), "NX")
+        self._token = await self._bus.command("GET", key)
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                trust_env=False,
+                transport=self._transport,
+                headers={TOKEN_HEADER: self._token, "Content-Type": "application/msgpack"},
+            )
+
+    async def close(self) -> None:
+        """Close the connections to other nodes."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    # ---- answering --------------------------------------------------------------------------------------------------
+
+    async def serve(self, token: str, body: bytes) -> bytes:
+        """See `NodeService.internal`."""
+        if not self._token or not secrets.compare_digest(token.encode(), self._token.encode()):
+            raise PermissionError("the caller is not a node of this cluster")
+        try:
+            question = _decode_question(body)
+        except msgspec.MsgspecError as error:
+            return msgspec.msgpack.encode(Answer(False, problem=f"the question cannot be read: {error}"))
+        return msgspec.msgpack.encode(await self._here(question))
+
+    async def _here(self, question: AnyQuestion) -> Answer:
+        try:
+            match question:
+                case AskKey():
+                    message = Lookup(0, question.model, question.step, question.key)
+                    return await self._ask_worker(question, question.executor, message)
+                case AskKeys():
+                    return await self._keys_here(question)
+                case AskPush():
+                    push = Push(0, question.model, question.source, question.records, question.client, question.seq)
+                    return await self._ask_worker(question, question.executor, push)
+                case AskResults():
+                    return Answer(True, self._runner.results(question.model, question.step, question.limit))
+        except Unavailable as error:
+            return Answer(False, problem=error.message, later=True)
+
+    async def _ask_worker(self, question: AnyQuestion, executor: str, message: Lookup | Push) -> Answer:
+        worker = self._runner.worker_of(question.model, executor)
+        if worker is None:
+            raise Unavailable(f"executor {executor} of {question.model} is not running on {self._node} now")
+        reply = await self._runner.workers.request(worker, message, question.timeout)
+        return Answer(reply.ok, reply.value, reply.problem)
+
+    async def _keys_here(self, question: AskKeys) -> Answer:
+        items: list[Any] = []
+        more = False
+        for worker in self._runner.workers_of(question.model, set(question.executors)):
+            message = Listing(0, question.model, question.step, question.limit, question.cursor)
+            reply = await self._runner.workers.request(worker, message, question.timeout)
+            if not reply.ok:
+                return Answer(False, problem=reply.problem)
+            items += reply.value["items"]
+            more = more or bool(reply.value.get("more", len(reply.value["items"]) >= question.limit))
+        return Answer(True, {"items": items, "more": more})
+
+    # ---- asking -----------------------------------------------------------------------------------------------------
+
+    async def _ask(self, view: View, node: str, question: AnyQuestion) -> Answer:
+        """Ask a node, this one or another. Raises `Unavailable` when there is no answer in time."""
+        if node == self._node:
+            answer = await self._here(question)
+        else:
+            answer = await self._ask_elsewhere(view, node, question)
+        if answer.later:
+            raise Unavailable(answer.problem, nodes={node: answer.problem})
+        return answer
+
+    async def _ask_elsewhere(self, view: View, node: str, question: AnyQuestion) -> Answer:
+        member = view.members.get(node)
+        if member is None or not member.live or self._client is None:
+            raise Unavailable(f"node {node} is gone", nodes={node: "its lease ran out"})
+        url = member.lease["address"].rstrip("/") + PATH
+        try:
+            response = await self._client.post(
+                url, content=msgspec.msgpack.encode(question), timeout=question.timeout + 1.0
+            )
+            if response.status_code != 200:
+                raise Unavailable(f"node {node} answered with HTTP {response.status_code}", nodes={node: response.text})
+            return _decode_answer(response.content)
+        except (httpx.HTTPError, msgspec.MsgspecError) as error:
+            reason = str(error) or type(error).__name__
+            raise Unavailable(f"node {node} does not answer: {reason}", nodes={node: reason}) from error
+
+    @property
+    def _timeout(self) -> float:
+        return self._bus.settings.request
+
+    async def lookup(self, view: View, name: str, step: str, key: Any) -> Found:
+        """See `NodeService.lookup`."""
+        plan, stage = _keyed(view, name, step)
+        try:
+            executor = f"{stage}.{owner(key_group(key), plan.counts[stage])}"
+        except ExchangeError as error:
+            raise UsageError(error.message) from error
+        answer = await self._ask(view, plan.executors[executor].node, AskKey(name, self._timeout, step, executor, key))
+        if not answer.ok:
+            raise NotFound(answer.problem)
+        found = Found(bool(answer.value["found"]), answer.value["value"])
+        if not found.found and isinstance(key, str) and (number := _number(key)) is not None:
+            return await self.lookup(view, name, step, number)
+        return found
+
+    async def listing(self, view: View, name: str, step: str, limit: int, cursor: str | None) -> Page:
+        """See `NodeService.listing`."""
+        if limit < 1:
+            raise UsageError(f"limit is {limit}", remedy="ask for 1 item at least")
+        plan, stage = _keyed(view, name, step)
+        by_node: dict[str, list[str]] = {}
+        for index in range(plan.counts[stage]):
+            executor = f"{stage}.{index}"
+            by_node.setdefault(plan.executors[executor].node, []).append(executor)
+        items: list[tuple[Any, Any]] = []
+        more = False
+        for node, executors in by_node.items():
+            question = AskKeys(name, self._timeout, step, executors, limit, cursor)
+            answer = await self._ask(view, node, question)
+            if not answer.ok:
+                raise NotFound(answer.problem)
+            items += [(key, value) for key, value in answer.value["items"]]
+            more = more or answer.value["more"]
+        items.sort(key=lambda item: _key_text(item[0]))
+        more = more or len(items) > limit
+        items = items[:limit]
+        return Page(items, _key_text(items[-1][0]) if more and items else None)
+
+    async def push(
+        self, view: View, name: str, source: str, records: list[Any], client: str | None, seq: int | None
+    ) -> Pushed | NoRoom:
+        """See `NodeService.push`."""
+        state, plan = _online(view, name)
+        topology = state.entry.topology
+        if source not in topology.sources:
+            known = ", ".join(topology.push_sources) or "none"
+            raise NotFound(f"{name!r} has no source {source!r}", remedy=f"sources that take pushed records: {known}")
+        if source not in topology.push_sources:
+            raise Conflict(f"source {source!r} of {name!r} does not take pushed records")
+        if not records:
+            return Pushed(0)
+        stage = topology.stage_of(source).id
+        answer = Answer(False, problem=f"source {source!r} of {name!r} is not open")
+        for index in range(plan.counts[stage]):
+            executor = f"{stage}.{index}"
+            question = AskPush(name, self._timeout, source, executor, records, client, seq)
+            answer = await self._ask(view, plan.executors[executor].node, question)
+            if answer.ok:
+                return Pushed(int(answer.value))
+            if not answer.problem:
+                return NoRoom()
+            if _NO_SOURCE not in answer.problem:
+                raise UsageError(answer.problem)
+        raise Unavailable(answer.problem)
+
+    async def results(self, view: View, name: str, step: str | None, limit: int) -> list[Any]:
+        """See `NodeService.results`. Nodes that are gone take theirs with them."""
+        state = view.models.get(name)
+        if state is None:
+            raise NotFound(f"there is no model {name!r}")
+        nodes = state.plan.nodes() if state.plan is not None else {self._node}
+        found: list[Any] = []
+        for node in sorted(nodes):
+            answer = await self._ask(view, node, AskResults(name, self._timeout, step, limit))
+            found += answer.value
+        return found[-limit:]
+
+
+def _online(view: View, name: str) -> tuple[ModelState, Plan]:
+    state = view.models.get(name)
+    if state is None:
+        raise NotFound(f"there is no model {name!r}", remedy="penstock model list shows those that there are")
+    if state.entry.error:
+        raise Conflict(
+            f"{name!r} has failed: {state.entry.error}", remedy="take it offline, correct it, bring it online"
+        )
+    if state.entry.desired != "online":
+        raise Conflict(f"{name!r} is offline", remedy=f"penstock model online {name}")
+    if state.plan is None:
+        raise Unavailable(f"{name!r} is being started")
+    return state, state.plan
+
+
+def _keyed(view: View, name: str, step: str) -> tuple[Plan, int]:
+    """The plan, and the stage of a keyed step."""
+    state, plan = _online(view, name)
+    topology = state.entry.topology
+    try:
+        stage = topology.stage_of(step)
+    except FlowError as error:
+        raise NotFound(error.message, remedy=error.remedy) from error
+    if step not in topology.keyed_steps:
+        known = ", ".join(topology.keyed_steps) or "none"
+        raise NotFound(f"step {step!r} of {name!r} has no state per key", remedy=f"steps that have: {known}")
+    return plan, stage.id
+
+
+def _key_text(key: Any) -> str:
+    """What workers order keys by. A tuple arrives here as a list."""
+    return str(_tuples(key))
+
+
+def _tuples(key: Any) -> Any:
+    return tuple(_tuples(part) for part in key) if isinstance(key, list) else key
+
+
+def _number(text: str) -> int | float | None:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,374 @@
+"""Carries out what `converge` decides: the models on this node, in its workers, and what Redis is told about them.
+
+Everything here runs in the event loop without waiting, except `flush`, so no step is interleaved with another.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from penstock.clock import Clock
+from penstock.cluster.bus import Bus
+from penstock.cluster.converge import (
+    ConnectModel,
+    Forget,
+    Here,
+    Host,
+    LoadModel,
+    Phase,
+    ReportConnected,
+    StartModel,
+    StopModel,
+    converge,
+)
+from penstock.cluster.journal import Journal
+from penstock.cluster.metrics import Metering
+from penstock.cluster.plan import GONE, ModelState, RunEntry, executor_id
+from penstock.cluster.workers import Workers
+from penstock.settings import RunSettings
+from penstock.worker.messages import (
+    Collected,
+    Connect,
+    Epoch,
+    Failed,
+    Finished,
+    Load,
+    Loaded,
+    Log,
+    Message,
+    Metrics,
+    Running,
+    Start,
+    Stop,
+    Stopped,
+)
+
+RESULTS_KEPT = 1000
+"""Records of a `collect` sink that a node remembers, per step."""
+
+
+@dataclass(eq=False)
+class _Hosted:
+    worker: int
+    model: str
+    epoch: Epoch
+    executors: frozenset[str]
+    since: float
+    """When its phase began, monotonic."""
+    phase: Phase = Phase.LOADING
+    connected: int = 0
+
+    def host(self) -> Host:
+        return Host(self.worker, self.model, self.epoch, self.executors, self.phase, self.connected)
+
+
+@dataclass
+class _Pending:
+    """What Redis has not been told yet about one model."""
+
+    executors: dict[str, RunEntry | None] = field(default_factory=dict)
+    connected: int = 0
+    lost: int | None = None
+
+
+class Runner:
+    """The models on this node."""
+
+    def __init__(
+        self,
+        node: str,
+        bus: Bus,
+        journal: Journal,
+        metering: Metering,
+        clock: Clock,
+        settings: RunSettings,
+        wake: Callable[[], None],
+    ) -> None:
+        self._node, self._bus, self._journal, self._metering = node, bus, journal, metering
+        self._clock, self._settings, self._wake = clock, settings, wake
+        self.workers: Workers
+        self.incarnation = 0
+        """0: not a member; nothing may run."""
+        self._hosts: dict[tuple[int, str], _Hosted] = {}
+        self._entries: dict[tuple[str, str], RunEntry] = {}
+        """(model, executor) -> the latest report of this incarnation."""
+        self._attempted: set[tuple[str, str, Epoch]] = set()
+        self._pending: dict[str, _Pending] = {}
+        self._told_lost: dict[str, int] = {}
+        self._models: Mapping[str, ModelState] = {}
+        self._results: dict[tuple[str, str], deque[Any]] = {}
+
+    # ---- for others -------------------------------------------------------------------------------------------------
+
+    def worker_of(self, model: str, executor: str) -> int | None:
+        """The worker that runs an executor here."""
+        for host in self._hosts.values():
+            if host.model == model and executor in host.executors and host.phase in (Phase.LOADED, Phase.STARTED):
+                return host.worker
+        return None
+
+    def workers_of(self, model: str, executors: set[str]) -> list[int]:
+        """The workers that run any of these executors here."""
+        return sorted({w for executor in executors if (w := self.worker_of(model, executor)) is not None})
+
+    def results(self, model: str, step: str | None, limit: int) -> list[Any]:
+        """The latest records of `collect` sinks here."""
+        found = [r for (name, s), kept in self._results.items() if name == model and step in (None, s) for r in kept]
+        return found[-limit:] if limit > 0 else []
+
+    # ---- membership -------------------------------------------------------------------------------------------------
+
+    def joined(self, incarnation: int) -> None:
+        """This node is a member."""
+        self.incarnation = incarnation
+        self.workers.refill()
+
+    async def fence(self, grace: float = 0.0) -> None:
+        """This node is no member: nothing may run any more."""
+        self.incarnation = 0
+        for worker, model in list(self._hosts):
+            self._metering.unloaded(worker, model)
+        self._hosts.clear()
+        self._entries.clear()
+        self._attempted.clear()
+        self._pending.clear()
+        self._told_lost.clear()
+        await self.workers.stop_all(grace)
+
+    # ---- desired against observed -----------------------------------------------------------------------------------
+
+    def apply(self, models: Mapping[str, ModelState]) -> None:
+        """Do what has to be done now."""
+        if not self.incarnation:
+            return
+        self._models = models
+        self._expire()
+        here = Here(
+            self._node,
+            self.incarnation,
+            [hosted.host() for hosted in self._hosts.values()],
+            self.workers.groups(),
+            self._attempted,
+        )
+        for action in converge(here, models):
+            match action:
+                case LoadModel():
+                    self._load(action)
+                case StopModel():
+                    self._stop(self._hosts[action.worker, action.model])
+                case ConnectModel():
+                    self._connect(action, models[action.model])
+                case StartModel():
+                    self.workers.post(action.worker, Start(action.model))
+                case ReportConnected():
+                    self._pending_of(action.model).connected = action.revision
+                case Forget():
+                    for executor in action.executors:
+                        self._say(action.model, executor, None)
+        self._tidy(models)
+
+    def _load(self, action: LoadModel) -> None:
+        plan = self._models[action.model].plan
+        assert plan is not None
+        group = action.model.partition("/")[0]
+        worker = action.worker if action.worker is not None else self.workers.acquire(group)
+        hosted = _Hosted(worker, action.model, action.epoch, frozenset(action.executors), since=self._clock.monotonic())
+        self._hosts[worker, action.model] = hosted
+        self._attempted |= {(action.model, executor, action.epoch) for executor in action.executors}
+        self.workers.post(
+            worker,
+            Load(
+                model=action.model,
+                target=plan.target,
+                number=plan.number,
+                epoch=action.epoch,
+                executors=[executor_id(name) for name in action.executors],
+                counts=plan.counts,
+                config=plan.config,
+                settings=self._settings,
+            ),
+        )
+
+    def _connect(self, action: ConnectModel, state: ModelState) -> None:
+        assert state.plan is not None
+        self._hosts[action.worker, action.model].connected = action.revision
+        run = {name: state.run[name] for name in state.plan.executors}
+        self.workers.post(
+            action.worker,
+            Connect(
+                model=action.model,
+                endpoints={name: entry.endpoint for name, entry in run.items()},
+                epochs={name: entry.epoch for name, entry in run.items()},
+                server_keys={entry.endpoint: entry.server_key for entry in run.values() if entry.server_key},
+            ),
+        )
+
+    def _stop(self, hosted: _Hosted) -> None:
+        hosted.phase, hosted.since = Phase.STOPPING, self._clock.monotonic()
+        self.workers.post(hosted.worker, Stop(hosted.model))
+
+    def _expire(self) -> None:
+        """Workers that do not answer in time are killed; what follows is the same as when they die."""
+        settings = self._bus.settings
+        limits = {Phase.LOADING: 2 * settings.worker_start, Phase.STOPPING: settings.request}
+        now = self._clock.monotonic()
+        for hosted in list(self._hosts.values()):
+            if now > hosted.since + limits.get(hosted.phase, float("inf")):
+                self.workers.kill(hosted.worker)
+
+    def _tidy(self, models: Mapping[str, ModelState]) -> None:
+        planned = {name for name, state in models.items() if state.plan is not None}
+        for name in {model for model, _ in self._results} - set(models):
+            self._results = {key: kept for key, kept in self._results.items() if key[0] != name}
+        for name in planned:
+            count = self._metering.lost(name)
+            if count != self._told_lost.get(name, 0):
+                self._pending_of(name).lost = self._told_lost[name] = count
+        hosted = {model for _, model in self._hosts}
+        for name in set(self._told_lost) - planned - hosted:
+            del self._told_lost[name]
+        for name in {model for model, _, _ in self._attempted} - planned - hosted:
+            self._metering.forget(name)
+            self._attempted = {attempt for attempt in self._attempted if attempt[0] != name}
+
+    # ---- what workers say -------------------------------------------------------------------------------------------
+
+    def on_message(self, worker: int, message: Message) -> None:
+        """See `WorkerEvents`."""
+        model = getattr(message, "model", "")
+        hosted = self._hosts.get((worker, model))
+        if hosted is None:
+            return
+        match message:
+            case Metrics():
+                self._metering.feed(worker, message)
+                return
+            case Collected():
+                self._results.setdefault((model, message.step), deque(maxlen=RESULTS_KEPT)).extend(message.records)
+                return
+            case Log():
+                self._journal.say("model.log", message.text, model=model, level=message.level)
+            case Loaded():
+                self._advance(hosted, Phase.LOADING, Phase.LOADED, "loaded")
+            case Running():
+                self._advance(hosted, Phase.LOADED, Phase.STARTED, "running")
+            case Finished():
+                self._entry(hosted, str(message.executor), "finished")
+            case Failed():
+                self._failed(hosted, message)
+            case Stopped():
+                self._remove(hosted, "it was stopped here")
+        self._wake()
+
+    def on_gone(self, worker: int, reason: str) -> None:
+        """See `WorkerEvents`."""
+        for hosted in [hosted for hosted in self._hosts.values() if hosted.worker == worker]:
+            names = ", ".join(sorted(hosted.executors))
+            text = f"{reason}; it ran executors {names} of {hosted.model}"
+            self._journal.say("worker.lost", text, model=hosted.model, level="warning")
+            self._remove(hosted, reason)
+        self._metering.gone(worker)
+        self._wake()
+
+    def _advance(self, hosted: _Hosted, before: Phase, after: Phase, state: str) -> None:
+        if hosted.phase is not before:
+            return
+        hosted.phase, hosted.since = after, self._clock.monotonic()
+        for executor in hosted.executors:
+            known = self._entries.get((hosted.model, executor))
+            if known is None or known.epoch != hosted.epoch or known.state != "finished":
+                self._entry(hosted, executor, state)
+
+    def _failed(self, hosted: _Hosted, message: Failed) -> None:
+        text = message.error if not message.trace else f"{message.error}\n{message.trace}"
+        self._journal.say("model.log", text, model=hosted.model, level="error")
+        if hosted.phase is not Phase.STOPPING:
+            for executor in hosted.executors:
+                self._entry(hosted, executor, "failed", message.error, message.kind)
+            self._stop(hosted)
+
+    def _remove(self, hosted: _Hosted, reason: str) -> None:
+        """The executors of `hosted` are gone. If the plan still wants them, the leader has to know."""
+        del self._hosts[hosted.worker, hosted.model]
+        self._metering.unloaded(hosted.worker, hosted.model)
+        state = self._models.get(hosted.model)
+        plan = state.plan if state is not None else None
+        for executor in hosted.executors:
+            assigned = plan.executors.get(executor) if plan is not None else None
+            if assigned is None or assigned.epoch != hosted.epoch:
+                self._say(hosted.model, executor, None)
+                continue
+            known = self._entries.get((hosted.model, executor))
+            if known is None or known.epoch != hosted.epoch or known.state not in GONE:
+                self._entry(hosted, executor, "lost", reason, "WorkerError")
+        if not any(worker == hosted.worker for worker, _ in self._hosts):
+            self.workers.release(hosted.worker)
+
+    # ---- telling Redis ----------------------------------------------------------------------------------------------
+
+    def _pending_of(self, model: str) -> _Pending:
+        return self._pending.setdefault(model, _Pending())
+
+    def _entry(self, hosted: _Hosted, executor: str, state: str, error: str = "", kind: str = "") -> None:
+        handle = self.workers.handle(hosted.worker)
+        entry = RunEntry(
+            epoch=hosted.epoch,
+            node=self._node,
+            incarnation=self.incarnation,
+            state=state,
+            endpoint="" if handle is None else handle.endpoint,
+            server_key="" if handle is None else handle.server_key,
+            pid=0 if handle is None else handle.pid,
+            error=error,
+            kind=kind,
+        )
+        self._say(hosted.model, executor, entry)
+
+    def _say(self, model: str, executor: str, entry: RunEntry | None) -> None:
+        if entry is None:
+            self._entries.pop((model, executor), None)
+        else:
+            self._entries[model, executor] = entry
+        self._pending_of(model).executors[executor] = entry
+
+    async def flush(self) -> bool:
+        """Tell Redis; whether there was anything to tell. Raises `BusDown`; nothing is forgotten then."""
+        told = False
+        while self._pending and self.incarnation:
+            model, pending = next(iter(self._pending.items()))
+            del self._pending[model]
+            try:
+                await self._tell(model, pending)
+            except BaseException:
+                self._merge(model, pending)
+                raise
+            told = True
+        return told
+
+    def _merge(self, model: str, older: _Pending) -> None:
+        newer = self._pending_of(model)
+        newer.executors = older.executors | newer.executors
+        newer.connected = max(older.connected, newer.connected)
+        newer.lost = newer.lost if newer.lost is not None else older.lost
+
+    async def _tell(self, model: str, pending: _Pending) -> None:
+        flat: list[str | bytes] = []
+        for executor, entry in pending.executors.items():
+            flat += [executor, "" if entry is None else msgspec.json.encode(entry)]
+        names = ("members", f"run:{model}", f"connected:{model}", f"lost:{model}", f"plan:{model}", "rev")
+        await self._bus.script(
+            "report",
+            [self._bus.key(name) for name in names],
+            [
+                self._node,
+                self.incarnation,
+                pending.connected or "",
+                "" if pending.lost is None else pending.lost,
+                *flat,
+            ],
+        )

@@ -1,0 +1,76 @@
+"""Event time through whole flows: several partitions and executors, checkpoints, late outputs."""
+
+from collections import Counter
+
+import pytest
+from tests.flow.test_nexmark_windows import BID, ROOT, read, reference
+
+import penstock as ps
+from penstock.testing import Harness, run
+
+
+@pytest.fixture(scope="module")
+def bids():
+    return [event for event in read(ROOT / "examples/data/nexmark_events.ndjson.gz") if event["type"] == BID]
+
+
+def sessions():
+    flow = ps.Flow("q11")
+    (
+        flow.source("bids", ps.iterable([]))
+        .key_by("bidder", "bidder")
+        .window(ps.session("10s"), on="ts")
+        .aggregate("sessions", n=ps.count())
+        .sink("out", ps.collect())
+    )
+    return flow
+
+
+@pytest.mark.parametrize(("executors", "partitions"), [(1, 1), (2, 3)])
+def test_q11_is_the_same_however_it_is_spread(bids, executors, partitions):
+    result = run(sessions(), {"bids": bids}, executors=executors, partitions=partitions, batch_records=500)
+    found = Counter((r.value["key"], r.value["n"], r.value["start"], r.value["end"]) for r in result.outputs["out"])
+    assert found == reference("q11", "bidder", "n", "start_ts", "end_ts")
+    assert not any(name.endswith(".late") for name in result.counters)
+
+
+def hottest():
+    flow = ps.Flow("q5")
+    counts = (
+        flow.source("bids", ps.iterable([]))
+        .key_by("auction", "auction")
+        .window(ps.sliding("10s", every="2s"), on="ts")
+        .aggregate("bids-per-auction", n=ps.count())
+    )
+    top = (
+        counts.map("plain", lambda record: record.value)
+        .key_by("window", "start")
+        .window(ps.tumbling("2s"), on=lambda value: value["end"] - 1)
+        .aggregate("hottest", n=ps.max("n"), bids=ps.sum("n"))
+    )
+    top.sink("out", ps.collect())
+    top.late.sink("late", ps.collect())
+    return flow
+
+
+def test_q5_in_two_stages_of_windows_loses_nothing_between_them(bids):
+    result = run(hottest(), {"bids": bids}, executors=2, partitions=2, batch_records=300)
+    expected = dict(reference("q5", "ws", "num").keys())
+    assert {r.value["key"]: r.value["n"] for r in result.outputs["out"]} == expected
+    assert sum(r.value["bids"] for r in result.outputs["out"]) == 5 * len(bids)
+    assert result.outputs["late"] == []
+
+
+@pytest.mark.parametrize("make", [sessions, hottest])
+def test_windows_go_on_from_a_checkpoint(bids, make):
+    part = bids[:12_000]
+    whole = run(make(), {"bids": part}, executors=2).outputs["out"]
+    with Harness(make(), executors=2) as harness:
+        harness.feed("bids", part[:7000])
+        harness.checkpoint()
+        harness.feed("bids", part[7000:9000])
+        with harness.restart(executors=3) as again:
+            again.feed("bids", part[9000:])
+            again.finish()
+            found = again.outputs["out"]
+    assert Counter(map(repr, found)) == Counter(map(repr, whole))
