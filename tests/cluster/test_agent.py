@@ -260,7 +260,7 @@ async def test_what_cannot_be_done_is_refused_with_a_reason(valkey, prefix, coun
             await agent.push("counting", "lines", ["a"])
         with pytest.raises(Conflict, match="offline already"):
             await agent.offline("counting")
-        with pytest.raises(UsageError, match="key groups"):
+        with pytest.raises(UsageError, match="256 groups"):
             await agent.online("counting", executors=300)
         await agent.online("counting")
         with pytest.raises(Conflict, match="not offline"):

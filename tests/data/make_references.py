@@ -17,7 +17,7 @@ import hashlib
 import json
 from pathlib import Path
 
-import duckdb  # type: ignore[import-not-found, unused-ignore]
+import duckdb
 
 HERE = Path(__file__).resolve().parent
 EVENTS = HERE.parent.parent / "examples" / "data" / "nexmark_events.ndjson.gz"

@@ -11,10 +11,10 @@ import csv
 import gzip
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import penstock
 from penstock.errors import UsageError
 
 __all__ = ["Replay", "Series", "Verdict", "demo_files", "judge", "load_series"]
@@ -44,16 +44,14 @@ class Series:
 
 
 def _moment(time: str) -> float:
-    from datetime import UTC, datetime
-
     return datetime.fromisoformat(time).replace(tzinfo=UTC).timestamp()
 
 
 def demo_files() -> Path:
     """The folder with the demo's flow (`anomaly.py`) and data: in the wheel, or `examples` of the source tree.
     Raises `UsageError` when there is neither."""
-    package = Path(penstock.__file__).resolve().parent
-    folders = [package / "cli" / "demo_files", package.parents[1] / "examples"]
+    here = Path(__file__).resolve().parent
+    folders = [here / "demo_files", here.parents[2] / "examples"]
     for folder in folders:
         if (folder / "anomaly.py").is_file():
             return folder

@@ -26,6 +26,7 @@ import psutil
 from penstock.clock import Clock, SystemClock
 from penstock.cluster import presentation
 from penstock.cluster.bus import Bus, BusDown
+from penstock.cluster.cancellation import end
 from penstock.cluster.catalogue import DEFAULT_GROUP, Catalogue, describe, full_name, present
 from penstock.cluster.journal import Journal
 from penstock.cluster.launcher.protocol import Launcher, WorkerSpec
@@ -140,9 +141,7 @@ class NodeAgent:
     async def stop(self) -> None:
         """Leave the cluster, stop and reap all workers, release everything. May be called twice."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
         self._problem, self._synchronised = "it is stopping", False
         # Workers first: others take over only what surely runs here no more.
         if self._data_dir is not None and hasattr(self._runner, "workers"):

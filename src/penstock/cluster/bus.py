@@ -23,6 +23,7 @@ from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from penstock.cluster.cancellation import check_cancelled, end, times_cancelled
 from penstock.cluster.service import Unavailable
 from penstock.errors import ClusterError, UsageError
 from penstock.settings import ClusterSettings
@@ -98,8 +99,7 @@ class Bus:
     async def close(self) -> None:
         """Release everything. May be called twice."""
         if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
+            await end(self._listener)
             self._listener = None
         with contextlib.suppress(RedisError, OSError):
             await self._redis.aclose()
@@ -128,9 +128,12 @@ class Bus:
 
     async def _within(self, call: Any, deadline: float | None, what: str) -> Any:
         limit = self.deadline if deadline is None else deadline
+        before = times_cancelled()
         try:
             async with asyncio.timeout(limit):
-                return await call
+                result = await call
+            check_cancelled(before)
+            return result
         except AuthenticationError as error:
             raise ClusterError(
                 f"Redis at {self.place} refuses the login: {error}", remedy="put user and password into --redis URL"

@@ -65,7 +65,8 @@ async def describe(target: str, config: dict[str, Any], timeout: float, python: 
         limit=_ANSWER_LIMIT,
     )  # fmt: skip
     try:
-        out, err = await asyncio.wait_for(process.communicate(), timeout)
+        async with asyncio.timeout(timeout):
+            out, err = await process.communicate()
     except TimeoutError:
         raise FlowError(
             None,

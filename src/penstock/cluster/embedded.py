@@ -66,7 +66,8 @@ class EmbeddedValkey:
         )  # fmt: skip
         assert self._guard.stdout is not None
         try:
-            line = await asyncio.wait_for(self._guard.stdout.readline(), timeout)
+            async with asyncio.timeout(timeout):
+                line = await self._guard.stdout.readline()
         except TimeoutError:
             line = b""
         except asyncio.CancelledError:
@@ -90,7 +91,8 @@ class EmbeddedValkey:
         assert guard.stdin is not None
         guard.stdin.close()
         try:
-            await asyncio.wait_for(guard.wait(), grace)
+            async with asyncio.timeout(grace):
+                await guard.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(guard.pid, signal.SIGKILL)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from penstock.cluster.cancellation import end
 from penstock.cluster.launcher.protocol import Launcher, WorkerHandle, WorkerSpec
 from penstock.cluster.service import Unavailable
 from penstock.errors import PenstockError, WorkerError
@@ -205,8 +206,7 @@ class Workers:
             raise
         finally:
             if posting is not None:
-                posting.cancel()
-                await asyncio.gather(posting, return_exceptions=True)
+                await end(posting)
             self._buried(worker, reason)
 
     def _specified(self, worker: _Worker) -> WorkerSpec:
@@ -237,10 +237,7 @@ class Workers:
                 await worker.handle.stop(grace)
             except PenstockError:
                 pass
-        elif listener is not None:
-            listener.cancel()  # the launcher reaps what it was starting
-        if listener is not None:
-            await asyncio.gather(listener, return_exceptions=True)
+        await end(listener)  # while it is being started, the launcher reaps it
 
 
 async def _post(handle: WorkerHandle, outbox: asyncio.Queue[Message]) -> None:

@@ -23,6 +23,8 @@ from penstock.flow.connector import ConnectorContext, Reader
 if TYPE_CHECKING:
     from penstock.connectors.mqtt_topics import MqttTopics
 
+SETTLE_SECONDS = 2.0
+
 _decode_json = msgspec.json.Decoder().decode
 
 
@@ -49,7 +51,7 @@ class MqttReader(Reader):
         """Ids of the messages that we have and the broker would send again after a reconnect."""
         self._session = 0
         self._read = int(offset or 0)
-        self._closed = False
+        self._closed = self._acknowledged = False
         self._error: ConnectorError | None = None
         self._ever_connected = False
         self._lost_at: float | None = ctx.clock.monotonic()
@@ -181,6 +183,7 @@ class MqttReader(Reader):
                     self._held.discard(delivery.id)
             if current and delivery.id:
                 self._client.ack(delivery.id, 1)
+                self._acknowledged = True
 
     def lag(self) -> int | None:
         """Messages received and not read."""
@@ -191,4 +194,14 @@ class MqttReader(Reader):
         with self._room:
             self._closed = True
             self._room.notify_all()
+        if self._acknowledged and self._lost_at is None:
+            self._settle()
         disconnect(self._client)
+
+    def _settle(self) -> None:
+        """Let the broker take in our last acknowledgements. It handles packets in order, so the answer to a request
+        that changes nothing says so; without it, the next connection of this client id could overtake them."""
+        answered = threading.Event()
+        self._client.on_unsubscribe = lambda *_: answered.set()
+        self._client.unsubscribe(f"penstock/settle/{id(self)}")
+        answered.wait(SETTLE_SECONDS)

@@ -7,13 +7,14 @@ of an `online` request). The worker installs the overrides before it imports the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from penstock.errors import FlowError
 
-__all__ = ["Config", "UnknownSetting", "config", "install"]
+__all__ = ["Config", "Scope", "UnknownSetting", "activate", "config", "current", "install"]
 
 
 class UnknownSetting(FlowError, KeyError):
@@ -22,12 +23,27 @@ class UnknownSetting(FlowError, KeyError):
     __str__ = Exception.__str__
 
 
+@dataclass
+class Scope:
+    """One model's settings: several models may run in one process."""
+
+    defaults: dict[str, Any]
+    given: dict[str, Any]
+
+
 class Config(Mapping[str, Any]):
     """Settings by name: what was given to this run, else the author's defaults."""
 
     def __init__(self) -> None:
-        self._defaults: dict[str, Any] = {}
-        self._given: dict[str, Any] = {}
+        self._scope = Scope({}, {})
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        return self._scope.defaults
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return self._scope.given
 
     def defaults(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
         """Declare settings and their defaults. Once any is declared, a given setting must be among them; a given
@@ -87,7 +103,19 @@ def _like(name: str, given: Any, default: Any) -> Any:
 config = Config()
 
 
-def install(given: Mapping[str, Any]) -> None:
-    """Make `given` the overrides of this process; defaults declared before are forgotten. Called before the author's
-    module is imported."""
-    config._defaults, config._given = {}, dict(given)
+def install(given: Mapping[str, Any]) -> Scope:
+    """Make `given` the overrides from now on, with no defaults declared. Called before the author's module is imported;
+    give the scope to `activate` before code of that model runs again."""
+    scope = Scope({}, dict(given))
+    activate(scope)
+    return scope
+
+
+def activate(scope: Scope) -> None:
+    """Let `ps.config` speak of the model that this scope was installed for."""
+    config._scope = scope
+
+
+def current() -> Scope:
+    """The scope that `ps.config` speaks of."""
+    return config._scope

@@ -16,6 +16,9 @@ from penstock.flow.graph import Graph
 
 __all__ = ["load_graph", "split_target"]
 
+_loaded: dict[Path, set[str]] = {}
+"""folder -> the modules that were imported from it."""
+
 
 def split_target(target: str) -> tuple[Path, str | None]:
     """`path` or `path:object` as the absolute path and the object's name. Raises `UsageError` when nothing is there."""
@@ -67,15 +70,25 @@ def _declared(directory: Path) -> tuple[Path, str, str | None]:
 
 
 def _import(folder: Path, name: str) -> ModuleType:
+    """Import the module anew, with all that it imported from its folder before: files may have changed, and module
+    level code reads `ps.config` again."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) and folder not in Path(str(known.__file__)).parents:
+    for known in _loaded.pop(folder, ()):
+        sys.modules.pop(known, None)
+    known_file = getattr(sys.modules.get(name), "__file__", "the standard library") if name in sys.modules else None
+    if known_file is not None:
         raise UsageError(
-            f"a module named {name!r} is already imported from {known.__file__}",
+            f"a module named {name!r} is already imported from {known_file}",
             remedy="give the flow's file another name, or run it in another group",
         )
-    return known or importlib.import_module(name)
+    importlib.invalidate_caches()
+    before = set(sys.modules)
+    try:
+        return importlib.import_module(name)
+    finally:
+        new = {key: getattr(sys.modules[key], "__file__", None) for key in set(sys.modules) - before}
+        _loaded[folder] = {key for key, file in new.items() if file is not None and folder in Path(file).parents}
 
 
 def _flow_of(module: ModuleType, attribute: str | None) -> Flow:

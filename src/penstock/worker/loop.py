@@ -20,6 +20,7 @@ from penstock.clock import Clock, SystemClock
 from penstock.errors import CheckpointError, ExchangeError, PenstockError, UsageError
 from penstock.exchange.channel import Verdict
 from penstock.exchange.frame import Kind, decode
+from penstock.flow.config import activate
 from penstock.worker import requests, snapshot
 from penstock.worker.channels import Item
 from penstock.worker.control import WorkerControl
@@ -128,6 +129,7 @@ class Worker:
 
     def _guard(self, model: Model, act: Callable[[], bool | None]) -> bool:
         """Run something of a model; what it raises ends the model, not the worker."""
+        activate(model.scope)
         try:
             return bool(act())
         except Exception as error:

@@ -14,6 +14,7 @@ from penstock.exchange.channel import Receiver, Sender
 from penstock.flow import failure
 from penstock.flow.batch import MIN_TIME
 from penstock.flow.chain import build_chain
+from penstock.flow.config import Scope, current
 from penstock.flow.connector import ConnectorContext, Sink, Source, connector_context
 from penstock.flow.graph import Graph, Step
 from penstock.flow.operator import FailurePolicy, Operator, Outlet, StepContext
@@ -64,6 +65,8 @@ class Model:
     number: int
     graph: Graph
     load: Load
+    scope: Scope
+    """What `ps.config` is while this model's code runs."""
     around: Surroundings
     executors: dict[ExecutorId, Executor]
     outbounds: dict[int, Outbound]
@@ -136,7 +139,7 @@ def build_model(load: Load, graph: Graph, around: Surroundings, parts: dict[int,
 
     Raises what opening a source or sink raises; whatever was opened is released then.
     """
-    model = Model(load.model, load.number, graph, load, around, {}, {}, {}, {}, {}, {})
+    model = Model(load.model, load.number, graph, load, current(), around, {}, {}, {}, {}, {}, {})
     plan = channels(graph.topology, load.counts)
     try:
         for executor_id in load.executors:

@@ -1,0 +1,39 @@
+"""W1 on Flink SQL: split, grouped count in streaming mode (an update per record), the `blackhole` sink; parallelism 2.
+
+Flink's own expressions; no Python function sees a record. Two runs of different length after a warming one: the
+difference of the times is without start-up.
+"""
+
+import os
+import time
+
+from pyflink.table import EnvironmentSettings, TableEnvironment
+
+from bench.measure import report, setting
+
+
+def run(table: str) -> float:
+    began = time.monotonic()
+    env.execute_sql(
+        f"INSERT INTO gone SELECT word, COUNT(*) FROM {table} CROSS JOIN UNNEST(SPLIT(line, ' ')) AS t (word) GROUP BY word"
+    ).wait()
+    return time.monotonic() - began
+
+
+def declare(table: str, path: str) -> None:
+    env.execute_sql(
+        f"CREATE TABLE {table} (line STRING) WITH "
+        f"('connector' = 'filesystem', 'path' = 'file://{os.path.abspath(path)}', 'format' = 'raw')"
+    )
+
+
+env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
+env.get_config().set("parallelism.default", "2")
+env.execute_sql("CREATE TABLE gone (word STRING, n BIGINT) WITH ('connector' = 'blackhole')")
+declare("short", setting("INPUT"))
+declare("long", setting("DIRECTORY"))
+run("short")
+short = run("short")
+long = run("long")
+words, copies = int(setting("WORDS")), int(setting("COPIES"))
+report(words=words * (copies - 1), seconds=long - short)
