@@ -4,6 +4,7 @@ penstock run examples/nexmark/q11.py
 """
 
 from pathlib import Path
+from typing import Any
 
 import penstock as ps
 
@@ -12,10 +13,9 @@ ps.config.defaults(input=str(Path(__file__).parent.parent / "data" / "nexmark_ev
 BID = 2
 
 
-def row(session: ps.Keyed) -> dict[str, int]:
+def row(session: dict[str, Any]) -> dict[str, int]:
     """A session ends ten seconds after its last bid."""
-    found = session.value
-    return {"bidder": session.key, "n": found["n"], "start_ts": found["start"], "end_ts": found["end"]}
+    return {"bidder": session["key"], "n": session["n"], "start_ts": session["start"], "end_ts": session["end"]}
 
 
 flow = ps.Flow("nexmark-q11")

@@ -26,7 +26,7 @@ class Leaders(Aggregate):
 
     def add(self, acc: list[Any], values: list[Any], times: Sequence[int]) -> list[Any]:
         for window in values:
-            acc = self.merge(acc, [window.value["num"], [window.key]])
+            acc = self.merge(acc, [window["num"], [window["key"]]])
         return acc
 
     def merge(self, acc: list[Any], other: list[Any]) -> list[Any]:
@@ -38,11 +38,11 @@ class Leaders(Aggregate):
         return acc
 
 
-def rows(best: ps.Keyed) -> Iterator[dict[str, Any]]:
+def rows(best: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """One row per leading auction; the key is the start of the window of ten seconds."""
-    num, auctions = best.value["leaders"]
+    num, auctions = best["leaders"]
     for auction in auctions:
-        yield {"ws": best.key, "auction": auction, "num": num}
+        yield {"ws": best["key"], "auction": auction, "num": num}
 
 
 flow = ps.Flow("nexmark-q5")
@@ -52,7 +52,7 @@ flow = ps.Flow("nexmark-q5")
     .key_by("auction", "auction")
     .window(ps.sliding("10s", every="2s"), on="ts")
     .aggregate("bids", num=ps.count())
-    .key_by("start", lambda bids: bids.value["start"])
+    .key_by("start", "start")
     .window(ps.tumbling("2s"))
     .aggregate("hottest", leaders=Leaders())
     .flat_map("rows", rows)

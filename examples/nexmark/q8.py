@@ -23,14 +23,14 @@ def activity(event: dict[str, Any]) -> dict[str, Any]:
     return {"person": event["seller"], "name": None, "auctions": 1, "ts": event["ts"]}
 
 
-def did_both(window: ps.Keyed) -> bool:
+def did_both(window: dict[str, Any]) -> bool:
     """Registered, and opened at least one auction."""
-    return window.value["who"] is not None and window.value["auctions"] > 0
+    return window["who"] is not None and window["auctions"] > 0
 
 
-def row(window: ps.Keyed) -> dict[str, Any]:
+def row(window: dict[str, Any]) -> dict[str, Any]:
     """The person and the start of the window."""
-    return {"id": window.key, "name": window.value["who"], "ws": window.value["start"]}
+    return {"id": window["key"], "name": window["who"], "ws": window["start"]}
 
 
 flow = ps.Flow("nexmark-q8")

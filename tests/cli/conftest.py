@@ -100,7 +100,7 @@ class Command:
             [sys.executable, "-m", "penstock.cli", *map(str, args)],
             stdin=options.pop("stdin", subprocess.DEVNULL),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, start_new_session=True,
-            env=environ | options.pop("env", {}), **options,
+            env=environ | {"PYTHONFAULTHANDLER": "1"} | options.pop("env", {}), **options,
         )  # fmt: skip
 
     def line(self, timeout=60):
@@ -122,7 +122,12 @@ class Command:
 
     def end(self, timeout=60):
         """(exit status, standard output, standard error)."""
-        out, err = self.process.communicate(timeout=timeout)
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # with PYTHONFAULTHANDLER: tells where it was
+            out, err = self.process.communicate()
+            raise AssertionError(f"still running after {timeout} s: {out.decode()}\n{err.decode()}") from None
         return self.process.returncode, (self.rest + out).decode(), err.decode()
 
 

@@ -81,7 +81,7 @@ def test_versions(told, good):
     if good:
         check_version(told, "here")
     else:
-        with pytest.raises(ClusterError, match="6.2 or later"):
+        with pytest.raises(ClusterError, match=r"6\.2 or later"):
             check_version(told, "here")
 
 

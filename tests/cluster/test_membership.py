@@ -54,7 +54,10 @@ async def test_a_restarted_node_has_a_higher_incarnation_and_the_old_one_is_refu
     new = Node(url, prefix, "n", lease=0.3)
     await new.membership.join()  # once the old lease has run out
     assert (old.membership.incarnation, new.membership.incarnation) == (1, 2)
-    assert await old.membership._renew() is not None
+    await old.membership._renew()
+    assert not old.membership.member
+    keys = [old.bus.key(k) for k in ("members", "node:n")]
+    assert await old.bus.script("renew", keys, ["n", 1, old.membership._nonce, 1000]) == 0
     report = ["members", "run:m", "connected:m", "lost:m", "plan:m", "rev"]
     keys = [old.bus.key(k) for k in report]
     assert await old.bus.script("report", keys, ["n", 1, "", "", "0.0", '{"epoch":[1,1],"node":"n"}']) == 0

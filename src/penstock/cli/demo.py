@@ -63,7 +63,7 @@ async def _demo(files: Path, seconds: float, port: int | None, view: View) -> Sn
     """Run it; `None` when it was stopped before the replay began. Leaves no process behind, however it ends."""
     from penstock.cli.demo_replay import load_series
     from penstock.cli.local_cluster import LocalCluster
-    from penstock.cli.up import interrupts
+    from penstock.cli.interrupts import interrupts
 
     stop = asyncio.Event()
     with view, interrupts(stop):

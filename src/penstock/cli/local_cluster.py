@@ -90,6 +90,16 @@ class LocalCluster:
         self.nodes = [NodeProcess(f"node-{i + 1}", port + i) for i in range(nodes)]
 
     async def __aenter__(self) -> LocalCluster:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start everything and wait until it is ready. Nothing is left behind when that fails or is cancelled."""
         check_ports([node.port for node in self.nodes])
         self.directory = Path(tempfile.mkdtemp(prefix="penstock-up-"))
         try:
@@ -97,12 +107,6 @@ class LocalCluster:
         except BaseException:
             await asyncio.shield(self.stop())
             raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
 
     async def _start(self) -> None:
         if self.redis is None:
@@ -114,7 +118,7 @@ class LocalCluster:
             await check_redis(self.redis, self.cluster)
         for node in self.nodes:
             # Logs have no name in the file system, so they cannot be left behind.
-            node.log = tempfile.TemporaryFile()
+            node.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
             node.process = await self._spawn(node, node.log.fileno())
         await self._until_ready()
 
@@ -144,18 +148,6 @@ class LocalCluster:
             else:
                 await asyncio.sleep(0.1)
 
-    async def first_to_end(self) -> NodeProcess:
-        """Wait until a node that runs now has ended, and say which. Never returns when none runs."""
-        running = {asyncio.ensure_future(n.process.wait()): n for n in self.nodes if n.process and n.status is None}
-        if not running:
-            await asyncio.Event().wait()
-        try:
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            return running[done.pop()]
-        finally:
-            for waiter in running:
-                waiter.cancel()
-
     async def stop(self) -> None:
         """Stop every node, then Valkey; reap all; remove what they left."""
         await asyncio.gather(*(_stop(node.process) for node in self.nodes if node.process is not None))
@@ -166,6 +158,16 @@ class LocalCluster:
                 node.log.close()
         if self.directory != Path():
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+async def one_ends(nodes: list[NodeProcess]) -> None:
+    """Wait until one of `nodes` has ended."""
+    waiters = [asyncio.ensure_future(node.process.wait()) for node in nodes if node.process is not None]
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

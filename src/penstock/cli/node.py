@@ -9,20 +9,22 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
+from penstock.cli.interrupts import interrupts, unless
 from penstock.cli.output import error_console
-from penstock.cli.up import Cluster, interrupts
+from penstock.cli.up import Cluster
 from penstock.errors import UsageError
 
 if TYPE_CHECKING:
     import uvicorn
 
+    from penstock.cluster.agent import NodeAgent
     from penstock.gateway.settings import GatewaySettings
 
 ROLES = ("compute", "fast")
@@ -124,11 +126,28 @@ def _check_readable(settings: GatewaySettings) -> None:
 async def _serve(
     redis: str, cluster: str, identity: Identity, gateway: GatewaySettings, listener: socket.socket, lifeline: bool
 ) -> None:
+    stop = asyncio.Event()
+    with interrupts(stop), _lifeline(stop) if lifeline else contextlib.nullcontext():
+        agent = _agent(redis, cluster, identity)
+        from penstock.gateway.app import create_app
+
+        # The gateway answers before the agent has joined, so that probes and other nodes can see why it is not ready.
+        async with _gateway(create_app(agent, gateway), gateway, listener) as server:
+            try:
+                if await unless(stop, agent.start()):
+                    error_console().print(
+                        f"{identity.name} serves {identity.address}, cluster {cluster!r}", markup=False
+                    )
+                    await unless(stop, server())
+            finally:
+                await agent.stop()
+
+
+def _agent(redis: str, cluster: str, identity: Identity) -> NodeAgent:
     from penstock.cluster.agent import NodeAgent
-    from penstock.gateway.app import create_app
     from penstock.settings import ClusterSettings
 
-    agent = NodeAgent(
+    return NodeAgent(
         redis,
         name=identity.name,
         address=identity.address,
@@ -136,34 +155,24 @@ async def _serve(
         role=identity.role,
         slots=identity.slots,
     )
-    stop = asyncio.Event()
-    with interrupts(stop):
-        # The gateway answers before the agent has joined, so that probes and other nodes can see why it is not ready.
-        async with _gateway(create_app(agent, gateway), gateway, listener) as server:
-            watching = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(server)]
-            if lifeline:
-                watching.append(asyncio.ensure_future(_parent_gone()))
-            try:
-                await agent.start()
-                error_console().print(f"{identity.name} serves {identity.address}, cluster {cluster!r}", markup=False)
-                await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for waiter in watching:
-                    if waiter is not server:
-                        waiter.cancel()
-                await agent.stop()
 
 
 @contextlib.asynccontextmanager
-async def _gateway(app: Any, settings: GatewaySettings, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
-    """The HTTP server as a task, serving inside the block."""
+async def _gateway(
+    app: Any, settings: GatewaySettings, listener: socket.socket
+) -> AsyncIterator[Callable[[], Coroutine[Any, Any, None]]]:
+    """Serves inside the block; gives a function that waits until the server ends by itself."""
     server = _server(app, settings)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with asyncio.timeout(STARTING):
             while not server.started and not task.done():
                 await asyncio.sleep(0.01)
-        yield task
+
+        async def ended() -> None:
+            await asyncio.wait({task})
+
+        yield ended
     finally:
         server.should_exit = True
         await task
@@ -193,15 +202,18 @@ def _server(app: Any, settings: GatewaySettings) -> uvicorn.Server:
     )
 
 
-async def _parent_gone() -> None:
-    """Returns when standard input ends: whoever held its other end is gone."""
-    ended = asyncio.Event()
+@contextlib.contextmanager
+def _lifeline(stop: asyncio.Event) -> Iterator[None]:
+    """Inside, the end of standard input sets `stop`: whoever held its other end is gone."""
     loop = asyncio.get_running_loop()
 
     def readable() -> None:
         if not os.read(0, 4096):
             loop.remove_reader(0)
-            ended.set()
+            stop.set()
 
     loop.add_reader(0, readable)
-    await ended.wait()
+    try:
+        yield
+    finally:
+        loop.remove_reader(0)

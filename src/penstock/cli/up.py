@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penstock.cli.interrupts import interrupts, unless
 from penstock.cli.output import Json, console, error_console, print_lines, table
+from penstock.errors import ClusterError
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from penstock.cli.local_cluster import LocalCluster
 
 Cluster = Annotated[
@@ -37,47 +38,25 @@ def up(
 
     With --json one line of JSON tells when it is ready.
     """
-    asyncio.run(_up(nodes, redis, port, cluster, json))
-
-
-async def _up(nodes: int, redis: str | None, port: int, cluster: str, json: bool) -> None:
     from penstock.cli.local_cluster import LocalCluster
 
-    notes = error_console()
-    stop = asyncio.Event()
-    with interrupts(stop), notes.status("starting") as status:
+    with error_console().status("starting") as status:
         local = LocalCluster(nodes, port, redis=redis, cluster=cluster, on_progress=status.update)
-        starting = asyncio.create_task(local.__aenter__())
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
+        asyncio.run(_up(local, status, json))
+
+
+async def _up(local: LocalCluster, status: Status, json: bool) -> None:
+    stop = asyncio.Event()
+    with interrupts(stop):
         try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await starting
-            if not starting.cancelled():
+            if await unless(stop, local.start()):
                 status.stop()
                 _tell(local, json)
                 await _follow(local, stop)
                 status.start()
-                status.update("stopping")
         finally:
-            stopping.cancel()
+            status.update("stopping")
             await local.stop()
-
-
-@contextlib.contextmanager
-def interrupts(stop: asyncio.Event) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal set `stop` instead of raising somewhere in the middle."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in numbers:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 def _tell(local: LocalCluster, json: bool) -> None:
@@ -95,25 +74,18 @@ def _tell(local: LocalCluster, json: bool) -> None:
 
 
 async def _follow(local: LocalCluster, stop: asyncio.Event) -> None:
-    """Wait for `stop`; tell about every node that ends before."""
-    notes = error_console()
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        while not stop.is_set():
-            ending = asyncio.create_task(local.first_to_end())
-            await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if stop.is_set():
-                ending.cancel()
-                await asyncio.gather(ending, return_exceptions=True)
-                return
-            node = ending.result()
-            notes.print(f"{node.name} ended with status {node.status}", style="yellow")
-            words = node.last_words()
-            if words:
-                notes.print(words, markup=False)
-            if all(other.status is not None for other in local.nodes):
-                from penstock.errors import ClusterError
+    """Wait for `stop`; tell about every node that ends before. Raises `ClusterError` when none is left."""
+    from penstock.cli.local_cluster import one_ends
 
-                raise ClusterError("no node is left")
-    finally:
-        stopping.cancel()
+    running = list(local.nodes)
+    while running:
+        if not await unless(stop, one_ends(running)):
+            return
+        node = next(node for node in running if node.status is not None)
+        running.remove(node)
+        notes = error_console()
+        notes.print(f"{node.name} ended with status {node.status}", style="yellow")
+        words = node.last_words()
+        if words:
+            notes.print(words, markup=False)
+    raise ClusterError("no node is left")

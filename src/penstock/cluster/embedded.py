@@ -59,18 +59,9 @@ class EmbeddedValkey:
                 remedy="choose a shorter one, for instance by setting TMPDIR=/tmp",
             )
         self._dir = directory
-        # A session of its own: Ctrl-C in the terminal must not stop the bus before the nodes have left it.
-        self._guard = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "penstock.cluster.embedded", str(directory),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
-        assert self._guard.stdout is not None
         try:
-            async with asyncio.timeout(timeout):
-                line = await self._guard.stdout.readline()
-        except TimeoutError:
-            line = b""
-        except asyncio.CancelledError:
+            line = await self._start_guard(directory, timeout)
+        except BaseException:
             await self.stop()
             raise
         if line != _READY:
@@ -82,25 +73,30 @@ class EmbeddedValkey:
                 remedy="use a Redis or Valkey server of your own with --redis URL",
             )
 
+    async def _start_guard(self, directory: Path, timeout: float) -> bytes:
+        """Start the guard; what it says first."""
+        # A session of its own: Ctrl-C in the terminal must not stop the bus before the nodes have left it.
+        self._guard = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "penstock.cluster.embedded", str(directory),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        assert self._guard.stdout is not None
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._guard.stdout.readline()
+        except TimeoutError:
+            return b""
+
     async def stop(self, grace: float = 5.0) -> None:
         """Stop and reap it. Does nothing when it is not running."""
         guard, self._guard = self._guard, None
         directory, self._dir = self._dir, None
-        if guard is None:
-            return
-        assert guard.stdin is not None
-        guard.stdin.close()
         try:
-            async with asyncio.timeout(grace):
-                await guard.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(guard.pid, signal.SIGKILL)
-            await guard.wait()
-        with contextlib.suppress(OSError):
-            await guard.stdin.wait_closed()
-        if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
+            if guard is not None:
+                await _end_guard(guard, grace)
+        finally:
+            if directory is not None:
+                shutil.rmtree(directory, ignore_errors=True)
 
     async def __aenter__(self) -> EmbeddedValkey:
         await self.start()
@@ -110,6 +106,20 @@ class EmbeddedValkey:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+
+async def _end_guard(guard: asyncio.subprocess.Process, grace: float) -> None:
+    assert guard.stdin is not None
+    guard.stdin.close()
+    try:
+        async with asyncio.timeout(grace):
+            await guard.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(guard.pid, signal.SIGKILL)
+        await guard.wait()
+    with contextlib.suppress(OSError):
+        await guard.stdin.wait_closed()
 
 
 def _die_with_parent() -> None:

@@ -75,9 +75,10 @@ def connect(client: Any, broker: Broker, *, clean: bool, session_seconds: int, i
 
 
 def disconnect(client: Any) -> None:
-    """Say good-bye and end paho's thread."""
+    """Say good-bye, end paho's thread and close what it keeps open until it is collected."""
     client.disconnect()
     client.loop_stop()
+    client._reset_sockets()
 
 
 def refused(broker: Broker, reason: Any) -> ConnectorError:

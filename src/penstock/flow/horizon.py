@@ -1,13 +1,13 @@
 """Operators that act when event time has passed a point: the watermark of all their lanes, less the lateness allowed.
 
 That point is the **horizon**. What ends at or before it is closed; a record that belongs only to closed things is
-*late*: counted as `late`, and sent as it is to the second output.
+*late*: counted as `late`, and its value sent as it is to the second output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from penstock.errors import FlowError
 from penstock.flow.batch import END_TIME, IDLE, MIN_TIME, Batch, Columns, Rows
@@ -34,6 +34,9 @@ class HorizonOperator(KeyedOperator):
 
     The late output promises nothing about its times until its end, because nothing can be promised of late records.
     """
+
+    keyed_outputs: ClassVar[bool] = True
+    """Whether results and late records go out with their keys."""
 
     def __init__(self, ctx: StepContext, late_ms: int) -> None:
         super().__init__(ctx)
@@ -75,7 +78,8 @@ class HorizonOperator(KeyedOperator):
         if late.values:
             self.ctx.counters["late"] += len(late)
             if len(self.outs) > 1:
-                self.outs[1].send(Rows(late.values, late.keys, late.times, self.lane, late.origin))
+                keys = late.keys if self.keyed_outputs else None
+                self.outs[1].send(Rows(late.values, keys, late.times, self.lane, late.origin))
 
     def dump_local(self) -> Any:
         return None if self.horizon == MIN_TIME else self.horizon
@@ -106,7 +110,8 @@ class HorizonOperator(KeyedOperator):
     def _send(self, due: Due) -> None:
         for at in range(0, len(due.values), CHUNK):
             part = slice(at, at + CHUNK)
-            self.out.send(Rows(due.values[part], due.keys[part], due.times[part], self.lane))
+            keys = due.keys[part] if self.keyed_outputs else None
+            self.out.send(Rows(due.values[part], keys, due.times[part], self.lane))
 
 
 def split(rows: Rows, chosen: list[int]) -> tuple[Rows, Rows]:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from penstock.flow.builder import Flow
     from penstock.flow.windows import Duration, Window
 
-__all__ = ["KeyedStream", "Stream", "TimedStream", "Windowed", "stream_of"]
+__all__ = ["AggregatedStream", "KeyedStream", "Stream", "TimedStream", "Windowed", "stream_of"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -382,9 +382,10 @@ class Windowed:
         self._late_ms = duration_ms(late, what="late", least=0)
         stream._flow._unfinished[id(self)] = (site, "a .window(...) is never aggregated")
 
-    def aggregate(self, name: str, **aggregates: Aggregate) -> TimedStream[dict[str, Any]]:
-        """One `Keyed(key, {"key", "start", "end", <your aggregates>})` per key and window, for example
-        `.aggregate("stats", n=ps.count(), mean=ps.mean("value"))`."""
+    def aggregate(self, name: str, **aggregates: Aggregate) -> AggregatedStream:
+        """One record `{"key", "start", "end", <your aggregates>}` per key and window, times in milliseconds, for
+        example `.aggregate("stats", n=ps.count(), mean=ps.mean("value"))`. The records have no key any more: put a
+        `key_by` before a keyed step that follows."""
         from penstock.flow.steps.window import WindowAggregate
 
         check_name(name)
@@ -399,16 +400,26 @@ class Windowed:
             late_ms=self._late_ms,
         )
         stream._flow._unfinished.pop(id(self), None)
-        return TimedStream(stream._flow, made)
+        return AggregatedStream(stream._flow, made)
 
 
-class TimedStream(KeyedStream[V]):
-    """What came of windows, or of a join in event time; `.late` has the records that came too late for it."""
+class AggregatedStream(Stream[dict[str, Any]]):
+    """What came of windows: a dictionary per key and window, without keys."""
 
     @property
     def late(self) -> Stream[Any]:
-        """The records that came too late, as they were. They are counted in any case."""
+        """The records that came too late for their windows, as they were before `key_by`. They are counted in any
+        case."""
         return stream_of(self._flow, Input(self._input.step, 1))
+
+
+class TimedStream(KeyedStream[V]):
+    """What came of a join; `.late` has the records that came too late for it."""
+
+    @property
+    def late(self) -> KeyedStream[Any]:
+        """The records that came too late for any pair, as they were, with their keys. They are counted in any case."""
+        return KeyedStream(self._flow, Input(self._input.step, 1))
 
 
 def stream_of(flow: Flow, source: Input) -> Stream[Any]:

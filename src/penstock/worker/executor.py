@@ -70,7 +70,7 @@ class Executor:
     # ---- input ------------------------------------------------------------------------------------------------------
 
     def offer(self, item: Item) -> None:
-        """A frame has arrived, in sequence. It is set aside behind a barrier only when its turn comes: earlier frames of
+        """A frame has arrived, in sequence. It is set aside behind a barrier only when its turn comes: earlier ones of
         its channel may still be in the queue."""
         self.queue.append(item)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from penstock.flow.accumulators import Aggregate
 from penstock.flow.batch import Batch, Columns, Rows
@@ -26,6 +26,8 @@ Panes: TypeAlias = dict[int, list[Any]]
 
 class PaneOperator(HorizonOperator):
     """Aggregates by tumbling or sliding windows."""
+
+    keyed_outputs: ClassVar[bool] = False
 
     def __init__(
         self, ctx: StepContext, window: Sliding, aggregates: Sequence[tuple[str, Aggregate]], late_ms: int

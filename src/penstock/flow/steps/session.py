@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from penstock.flow.accumulators import Aggregate
 from penstock.flow.batch import Batch, Rows, as_rows
@@ -38,6 +38,8 @@ class SessionOperator(HorizonOperator):
     Its horizon is a millisecond behind that of other windows, because a record at exactly `last + gap` belongs to the
     session, and may come as long as the watermark is not beyond that time.
     """
+
+    keyed_outputs: ClassVar[bool] = False
 
     def __init__(
         self, ctx: StepContext, window: Session, aggregates: Sequence[tuple[str, Aggregate]], late_ms: int

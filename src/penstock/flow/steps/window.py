@@ -21,9 +21,10 @@ RESERVED = ("key", "start", "end")
 class WindowAggregate(Step):
     """Aggregate each key's records by windows in event time.
 
-    The main output is keyed by the same key; its values are `{"key", "start", "end", <aggregates>}` with times in
-    milliseconds. A window is emitted when the watermark has passed its end by `late_ms`. The output `late` has the
-    records all of whose windows had been emitted when they came, as they were.
+    The main output has plain records `{"key", "start", "end", <aggregates>}` with times in milliseconds; a keyed step
+    behind it needs a `key_by` of its own. A window is emitted when the watermark has passed its end by `late_ms`. The
+    output `late` has the records all of whose windows had been emitted when they came, as they were before `key_by`.
+    Both outputs are without keys; their event times are `end - 1`, and those of the late records.
     """
 
     kind: ClassVar[str] = "window"
@@ -63,4 +64,4 @@ class WindowAggregate(Step):
         return PaneOperator(ctx, self.window, self.aggregates, self.late_ms)
 
     def partitioning(self, inputs: tuple[Partitioning, ...]) -> Partitioning:
-        return Partitioning.PARTITIONED
+        return Partitioning.NONE
