@@ -117,6 +117,13 @@ def test_503_is_not_retried_when_the_operation_may_go_on_by_itself():
         drive(calls.online(session(clock), "m"), [answer], clock)
 
 
+def test_a_node_that_does_not_answer_in_time_is_not_taken_for_absent():
+    clock = Clockwork()
+    with pytest.raises(Unreachable, match="did not answer in time") as caught:
+        drive(calls.online(session(clock), "m"), [httpx.ReadTimeout("timed out")], clock)
+    assert "penstock up" not in str(caught.value)
+
+
 def test_503_without_retry_after_is_final():
     clock = Clockwork()
     with pytest.raises(ClientError) as caught:

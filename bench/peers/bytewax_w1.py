@@ -3,11 +3,10 @@
 import sys
 
 import bytewax.operators as op
+from bench.measure import Throughput, setting
 from bytewax.connectors.files import FileSource
 from bytewax.dataflow import Dataflow
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
-
-from bench.measure import Throughput, setting
 
 
 class Drop(DynamicSink):

@@ -3,14 +3,13 @@
 import os
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import bytewax.operators as op
+from bench.measure import Latencies, Pace, key_of, schedule
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
-
-from bench.measure import Latencies, Pace, key_of, schedule
 
 
 class Numbers(FixedPartitionedSource):
@@ -31,7 +30,7 @@ class NumbersPartition(StatefulSourcePartition):
         return [(n, time.monotonic_ns(), os.getpid()) for n in self.pace.due()]
 
     def next_awake(self):
-        return datetime.now(timezone.utc) + timedelta(seconds=self.pace.wait())
+        return datetime.now(UTC) + timedelta(seconds=self.pace.wait())
 
     def snapshot(self):
         return None

@@ -1,29 +1,30 @@
 """W1 on Flink SQL: split, grouped count in streaming mode (an update per record), the `blackhole` sink; parallelism 2.
 
-Flink's own expressions; no Python function sees a record. Two runs of different length after a warming one: the
-difference of the times is without start-up.
+Flink's own expressions; no Python function sees a record. After a warming run, a short and a long one: the difference
+of their times is without start-up.
 """
 
-import os
 import time
-
-from pyflink.table import EnvironmentSettings, TableEnvironment
+from pathlib import Path
 
 from bench.measure import report, setting
+from pyflink.table import EnvironmentSettings, TableEnvironment
+
+QUERY = (
+    "INSERT INTO gone SELECT word, COUNT(*) FROM {table} CROSS JOIN UNNEST(SPLIT(line, ' ')) AS t (word) GROUP BY word"
+)
 
 
 def run(table: str) -> float:
     began = time.monotonic()
-    env.execute_sql(
-        f"INSERT INTO gone SELECT word, COUNT(*) FROM {table} CROSS JOIN UNNEST(SPLIT(line, ' ')) AS t (word) GROUP BY word"
-    ).wait()
+    env.execute_sql(QUERY.format(table=table)).wait()
     return time.monotonic() - began
 
 
 def declare(table: str, path: str) -> None:
     env.execute_sql(
         f"CREATE TABLE {table} (line STRING) WITH "
-        f"('connector' = 'filesystem', 'path' = 'file://{os.path.abspath(path)}', 'format' = 'raw')"
+        f"('connector' = 'filesystem', 'path' = '{Path(path).resolve().as_uri()}', 'format' = 'raw')"
     )
 
 
@@ -35,5 +36,4 @@ declare("long", setting("DIRECTORY"))
 run("short")
 short = run("short")
 long = run("long")
-words, copies = int(setting("WORDS")), int(setting("COPIES"))
-report(words=words * (copies - 1), seconds=long - short)
+report(words=int(setting("WORDS")) * (int(setting("COPIES")) - 1), seconds=long - short)

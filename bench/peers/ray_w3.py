@@ -7,7 +7,6 @@ channels do by themselves, done by hand.
 import time
 
 import ray
-
 from bench.measure import Latencies, Pace, key_of, schedule
 
 UNDER_WAY = 4

@@ -5,10 +5,9 @@ Spark is meant to be used, and less work than the others do. The first micro-bat
 counted.
 """
 
+from bench.measure import report, setting
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import col, explode, split
-
-from bench.measure import report, setting
 
 spark = (
     SparkSession.builder.master("local[2]")

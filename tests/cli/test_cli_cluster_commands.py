@@ -185,6 +185,15 @@ def test_events(cluster, service):
     assert json.loads(line)["text"] == "boom"
 
 
+def test_events_leave_the_authors_trace_to_json(cluster, service):
+    text = "step 'div': division by zero\nTraceback (most recent call last):\n  File ..."
+    service.log_entry("model.log", text)
+    assert "Traceback" not in cluster("events").stdout
+    assert "division by zero" in cluster("events").stdout
+    assert "Traceback" in cluster("events", env={"PENSTOCK_DEBUG": "1"}).stdout
+    assert json.loads(cluster("events", "--json").stdout)["text"] == text
+
+
 def test_events_follow_until_ctrl_c(started, url, service):
     service.log_entry("node.joined", "first")
     command = started("events", "--follow", "--json", env={"PENSTOCK_URL": url})

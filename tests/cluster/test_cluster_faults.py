@@ -126,7 +126,7 @@ async def test_a_killed_node_takes_its_workers_along_and_others_take_over(valkey
         for name in left:
             await until(lambda name=name: counts_to(client, cluster.api(name), "x", 2))
         await until(lambda: struck_off(client, api, leader))
-        kinds = [e["kind"] for e in (await client.get(f"{api}/v1/events?limit=1000")).json()]
+        kinds = [e["kind"] for e in (await client.get(f"{api}/v1/log?limit=1000")).json()]
         assert "node.lost" in kinds
         assert kinds.count("leader.elected") == 2
         await cluster.add(leader)
@@ -285,14 +285,17 @@ async def test_workers_killed_at_random_never_stop_the_model_for_good(valkey, pr
         await agent.add_model(counting)
         await agent.online("counting", executors=2)
         for turn in range(4):
-            found = await agent.model("counting")
-            victims = sorted({e.pid for e in found.executors} - {0})
+            victims = await until(lambda: processes(agent))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victims[turn % len(victims)], signal.SIGKILL)
             await asyncio.sleep(0.05 * turn)
         await until(lambda: steady(agent))
         await agent.push("counting", "lines", ["end end"])
         await until(lambda: counted(agent, "end", 2))
+
+
+async def processes(agent):
+    return sorted({e.pid for e in (await agent.model("counting")).executors} - {0})
 
 
 async def steady(agent):

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,6 +194,31 @@ def test_a_full_disk_is_named_and_nothing_is_shown(tmp_path, ctx, monkeypatch):
     assert "make room" in str(caught.value)
     writer.abort()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    options = ["-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if sys.platform != "linux" or mount is None or subprocess.run([mount, *options], capture_output=True).returncode:
+        pytest.skip("a small disk needs Linux and root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_disk_that_is_really_full(tiny_disk, checkpointed):
+    out = tiny_disk / "out.ndjson"
+    writer = ndjson(out).open(checkpointed)
+    writer.write(list(range(1000)))
+    writer.commit(writer.prepare(1))
+    with pytest.raises(ConnectorError, match="the disk is full"):
+        writer.write(["x" * 10_000] * 1000)
+    writer.abort()
+    assert numbers(out, checkpointed) == list(range(1000))
+    assert hidden(out) == []
 
 
 FULL_DISK = """

@@ -384,7 +384,7 @@ for kill_at in map(int, sys.argv[4:]):  # each in a process of its own, which is
 def test_a_kill_at_any_statement_neither_loses_nor_doubles_a_row(url, unique, tmp_path):
     kills = 0
     chance = random.Random(11)
-    for call in chance.sample(range(1, 60), 8):
+    for call in chance.sample(range(1, 60), 5):
         execute(url, f"DROP TABLE IF EXISTS {unique}")
         moments = [str(call), str(chance.randrange(4, 20)), "1000000"]  # killed twice, then left alone
         done = subprocess.run(
@@ -398,7 +398,7 @@ def test_a_kill_at_any_statement_neither_loses_nor_doubles_a_row(url, unique, tm
         assert set(ends) <= {0, -signal.SIGKILL}, done.stderr
         kills += ends.count(-signal.SIGKILL)
         assert rows(url, unique) == [(n,) for n in range(30)]
-    assert kills >= 10
+    assert kills >= 6
 
 
 def test_an_empty_table_ends_at_once(tmp_path, ctx):

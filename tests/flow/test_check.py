@@ -7,6 +7,7 @@ from tests.flow.flows import Endless, Kept
 
 import penstock as ps
 from penstock.flow.graph import Input
+from penstock.flow.steps.count import Count
 from penstock.flow.steps.map import Map
 from penstock.flow.steps.sink import SinkStep
 
@@ -71,6 +72,14 @@ def time_lost():
     new().stamp("time", "ts").map_frames("frames", lambda f: f).key_by("k", "k").window(ps.tumbling("1s"))
 
 
+def windowed():
+    return new().key_by("k", "k").window(ps.tumbling("1s"), on="ts").aggregate("w", n=ps.count())
+
+
+def window_then_step_of_ones_own():
+    windowed().flow.add(Count(name="n", inputs=(Input("w"),), site="test_check.py:1"))
+
+
 def final_without_end():
     flow = ps.Flow("test")
     flow.source("in", Endless()).key_by("k", "k").count("n", emit="final").sink("out", Kept()).build()
@@ -87,6 +96,9 @@ CASES = {
     "un-keyed reduce": (lambda: new().reduce("r", max), "r", "did you forget .key_by"),
     "un-keyed window": (lambda: new().window(ps.tumbling("1s"), on="ts"), None, "did you forget .key_by"),
     "keys lost": (lambda: new().key_by("k", "k").map("m", str).top_k("t", 3), "t", "did you forget .key_by"),
+    "keys end with a window": (lambda: windowed().count("n"), "n", "did you forget .key_by"),
+    "late records have no keys": (lambda: windowed().late.fold("f", 0, max), "f", "did you forget .key_by"),
+    "un-keyed step behind a window": (window_then_step_of_ones_own, "n", "did you forget .key_by"),
     "un-keyed join": (lambda: new().join("j", new()), "j", "did you forget .key_by"),
     "half keyed": (half_keyed, "both", "with .key_by"),
     "duplicate": (lambda: new().map("in", str), "in", "already a step of this name"),

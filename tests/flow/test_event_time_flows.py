@@ -29,7 +29,7 @@ def sessions():
 @pytest.mark.parametrize(("executors", "partitions"), [(1, 1), (2, 3)])
 def test_q11_is_the_same_however_it_is_spread(bids, executors, partitions):
     result = run(sessions(), {"bids": bids}, executors=executors, partitions=partitions, batch_records=500)
-    found = Counter((r.value["key"], r.value["n"], r.value["start"], r.value["end"]) for r in result.outputs["out"])
+    found = Counter((r["key"], r["n"], r["start"], r["end"]) for r in result.outputs["out"])
     assert found == reference("q11", "bidder", "n", "start_ts", "end_ts")
     assert not any(name.endswith(".late") for name in result.counters)
 
@@ -43,8 +43,7 @@ def hottest():
         .aggregate("bids-per-auction", n=ps.count())
     )
     top = (
-        counts.map("plain", lambda record: record.value)
-        .key_by("window", "start")
+        counts.key_by("window", "start")
         .window(ps.tumbling("2s"), on=lambda value: value["end"] - 1)
         .aggregate("hottest", n=ps.max("n"), bids=ps.sum("n"))
     )
@@ -56,8 +55,8 @@ def hottest():
 def test_q5_in_two_stages_of_windows_loses_nothing_between_them(bids):
     result = run(hottest(), {"bids": bids}, executors=2, partitions=2, batch_records=300)
     expected = dict(reference("q5", "ws", "num").keys())
-    assert {r.value["key"]: r.value["n"] for r in result.outputs["out"]} == expected
-    assert sum(r.value["bids"] for r in result.outputs["out"]) == 5 * len(bids)
+    assert {r["key"]: r["n"] for r in result.outputs["out"]} == expected
+    assert sum(r["bids"] for r in result.outputs["out"]) == 5 * len(bids)
     assert result.outputs["late"] == []
 
 
@@ -74,3 +73,24 @@ def test_windows_go_on_from_a_checkpoint(bids, make):
             again.finish()
             found = again.outputs["out"]
     assert Counter(map(repr, found)) == Counter(map(repr, whole))
+
+
+def test_results_and_late_records_are_plain_and_can_be_keyed_again():
+    flow = ps.Flow("plain")
+    per_second = (
+        flow.source("in", ps.iterable([]))
+        .key_by("sensor", "sensor")
+        .window(ps.tumbling("1s"), on="ts")
+        .aggregate("seconds", n=ps.count())
+    )
+    per_second.sink("out", ps.collect())
+    per_second.key_by("again", "key").count("windows", emit="final").sink("counts", ps.collect())
+    per_second.late.sink("late", ps.collect())
+    records = [{"sensor": s, "ts": ts} for s, ts in (("a", 100), ("a", 1500), ("b", 1600), ("a", 200), ("b", 3000))]
+    outputs = run(flow, {"in": records}, batch_records=1).outputs
+    assert sorted(outputs["out"], key=lambda r: (r["key"], r["start"])) == [
+        {"key": key, "start": start, "end": start + 1000, "n": 1}
+        for key, start in (("a", 0), ("a", 1000), ("b", 1000), ("b", 3000))
+    ]
+    assert sorted(outputs["counts"]) == [ps.Keyed("a", 2), ps.Keyed("b", 2)]
+    assert outputs["late"] == [{"sensor": "a", "ts": 200}]

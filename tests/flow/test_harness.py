@@ -100,7 +100,7 @@ def test_an_idle_partition_does_not_hold_event_time_back():
         assert harness.outputs["out"] == []
         harness.idle("in", partition=0)
         harness.feed("in", [{"k": 0, "ts": 3100}], partition=1)
-        assert [r.value["n"] for r in harness.outputs["out"]] == [1]
+        assert [r["n"] for r in harness.outputs["out"]] == [1]
 
 
 def test_wrong_names_are_told():

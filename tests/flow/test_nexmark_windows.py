@@ -84,7 +84,7 @@ def test_q5_the_most_bid_for_auctions_of_sliding_windows(events, lanes, shuffle,
     pour({BID: stamped(operator)}, events, lambda bid: bid["auction"], lanes, shuffle)
     operator.finish()
     best.finish()
-    tops = {record.key: record.value["top"] for record in hottest.records()}
+    tops = {record["key"]: record["top"] for record in hottest.records()}
     found = Counter((c["start"], c["key"], c["n"]) for c in counts if c["n"] == tops[c["start"]])
     assert late.records() == []
     assert best.ctx.counters["late"] == 0

@@ -38,6 +38,9 @@ counts = words.key_by("w", lambda w: w).count("n")
 totals = counts.key_by("all", lambda r: 0).fold("sum", 0.0, lambda t, r: (t + r.value, t))
 stats = words.key_by("w2", len).window(ps.tumbling("1s"), on=lambda w: 3).aggregate("a", n=ps.count())
 late = stats.late
+means = stats.map("n", lambda r: r["n"]).key_by("n2", lambda n: n).count("windows")
+pairs = counts.join("j", means, within="1s", on=lambda v: v)
+lonely = pairs.late.count("late")
 flow: ps.Flow = totals.map("v", lambda r: r.value).sink("out", ps.stdout())
 """
 WRONG = {
@@ -46,6 +49,9 @@ WRONG = {
     'ps.Flow("f").source("in", ps.iterable([1])).sink("out", ps.sequence(3))': "Argument 2",
     'ps.Flow("f").source("in", ps.iterable([1])).map("a", str).map("b", lambda t: t.nope)': 'has no attribute "nope"',
     'ps.Flow("f").source("in", ps.iterable([1])).key_by("k", str).count("n", emit="often")': "emit",
+    """ps.Flow("f").source("in", ps.iterable([])).key_by("k", str).window(ps.session(1)).aggregate("a").count("n")""": (
+        'has no attribute "count"'
+    ),
     'ps.Flow("f", on_error="ignore")': "on_error",
 }
 

@@ -97,7 +97,7 @@ def test_final_results_are_not_late_for_a_window_after_them():
 
     records = [{"k": k, "ts": t} for t, k in enumerate("aabbb")]
     (result,) = outcome(steps, records, executors=2)
-    assert result.value["n"] == 2
+    assert result["n"] == 2
 
 
 def test_reduce():
@@ -183,7 +183,7 @@ def test_event_time_waits_for_both_sides_of_a_branch():
     records = [(t * 100, t % 2) for t in range(30)]
     for batch in (1, 7, 100):
         result = ps.testing.run(flow_of(steps), {"in": records}, batch_records=batch)
-        assert [r.value["n"] for r in result.outputs["out"]] == [10, 10, 10]
+        assert [r["n"] for r in result.outputs["out"]] == [10, 10, 10]
         assert result.counters["n.late"] == 0
 
 

@@ -11,7 +11,7 @@ from tests.flow.tape import restart, rows, start
 
 from penstock.errors import FlowError
 from penstock.flow import aggregates as agg
-from penstock.flow.batch import END_TIME, IDLE, MIN_TIME, Columns, Keyed, Rows
+from penstock.flow.batch import END_TIME, IDLE, MIN_TIME, Columns, Rows
 from penstock.flow.graph import Input, Partitioning
 from penstock.flow.steps.stamp import Stamp
 from penstock.flow.steps.window import WindowAggregate
@@ -52,12 +52,12 @@ def expected(found, names):
         of_last = [value for time, value in members if time == members[-1][0]]
         full = {"n": len(values), "total": sum(values), "low": min(values), "first": min(of_first)}
         full |= {"last": max(of_last), "odd": sum(value % 2 for value in values)}
-        results.append(Keyed(key, {"key": key, "start": begin, "end": end, **{name: full[name] for name in names}}))
+        results.append({"key": key, "start": begin, "end": end, **{name: full[name] for name in names}})
     return results
 
 
 def as_multiset(records):
-    return Counter((record.key, tuple(record.value.items())) for record in records)
+    return Counter(tuple(record.items()) for record in records)
 
 
 def sent(tapes):
@@ -95,9 +95,9 @@ def test_a_restart_from_a_snapshot_changes_nothing(batches, window, data):
 def test_a_restart_neither_loses_late_records_nor_emits_a_window_twice(batches, size, data):
     at = data.draw(st.integers(0, len(batches) - 1))
     mains, lates, _ = drive(Stamp("time", (), "", "t"), window_step(Tumbling(size, size)), batches, restart_at=at)
-    counted = sum(record.value["n"] for record in sent(mains))
+    counted = sum(record["n"] for record in sent(mains))
     assert counted + len(sent(lates)) == sum(len(records) for _, records in batches)
-    windows = [(record.key, record.value["start"]) for record in sent(mains)]
+    windows = [(record["key"], record["start"]) for record in sent(mains)]
     assert len(windows) == len(set(windows))
 
 
@@ -105,7 +105,7 @@ def test_a_restart_neither_loses_late_records_nor_emits_a_window_twice(batches, 
 def test_every_record_is_counted_or_late(batches, size):
     mains, lates, operator = drive(Stamp("time", (), "", "t"), window_step(Tumbling(size, size)), batches)
     late = sent(lates)
-    assert sum(record.value["n"] for record in sent(mains)) + len(late) == sum(len(records) for _, records in batches)
+    assert sum(record["n"] for record in sent(mains)) + len(late) == sum(len(records) for _, records in batches)
     assert operator.ctx.counters["late"] == len(late)
 
 
@@ -120,9 +120,7 @@ def test_columns_give_what_rows_give(batches, window):
     by_rows, late_rows, _ = drive(stamp, step, batches)
     by_columns, late_columns, _ = drive(stamp, step, batches, make=frame)
     assert as_multiset(sent(by_columns)) == as_multiset(sent(by_rows))
-    assert Counter((r.key, r.value["t"], r.value["v"]) for r in sent(late_columns)) == Counter(
-        (r.key, r.value["t"], r.value["v"]) for r in sent(late_rows)
-    )
+    assert Counter((r["t"], r["v"]) for r in sent(late_columns)) == Counter((r["t"], r["v"]) for r in sent(late_rows))
 
 
 def test_floats_nulls_and_wide_integers_agree_between_rows_and_columns():
@@ -147,7 +145,7 @@ def test_floats_nulls_and_wide_integers_agree_between_rows_and_columns():
         operator, out, _ = start(window_step(tumbling(1), aggregates))
         operator.process(0, batch)
         operator.finish()
-        results.append({record.key: record.value for record in out.records()})
+        results.append({record["key"]: record for record in out.records()})
     assert results[0] == results[1]
     assert results[0]["a"] == {"key": "a", "start": 0, "end": 1000, "n": 3, "f": 3.75, "m": 1.875, "i": 2**63, "s": "w"}
     assert results[0]["b"] == {"key": "b", "start": 0, "end": 1000, "n": 2, "f": 0, "m": None, "i": 2**62 + 7, "s": "y"}
@@ -162,7 +160,7 @@ def test_a_window_waits_for_the_slowest_lane_and_for_the_lateness():
     operator.advance(0, 2, 14)
     assert out.records() == []
     operator.advance(0, 2, 15)
-    assert out.records() == [Keyed("a", {"key": "a", "start": 0, "end": 10, "n": 2})]
+    assert out.records() == [{"key": "a", "start": 0, "end": 10, "n": 2}]
     assert out.batches()[0].times == [9]
     assert out.watermarks() == [MIN_TIME, 9, 10]
 
@@ -178,21 +176,21 @@ def test_an_idle_lane_does_not_hold_windows_open():
     operator.advance(0, 2, IDLE)
     assert len(out.records()) == 1
     operator.process(0, rows(("a", 5, "x"), ("a", 11, "y"), lane=2))
-    assert late.records() == [Keyed("a", "x")]
+    assert late.records() == ["x"]
     operator.advance(0, 1, IDLE)
     operator.advance(0, 2, IDLE)
     assert out.watermarks()[-1] == IDLE
 
 
-def test_late_records_go_out_as_they_came_and_are_counted():
+def test_late_records_go_out_as_they_were_before_key_by_and_are_counted():
     operator, out, late = start(window_step(Tumbling(10, 10)))
     operator.advance(0, 0, 20)
     operator.process(0, rows(("a", 19, {"x": 1}), ("b", 25, {"x": 2}), ("c", -7, {"x": 3})))
-    assert late.records() == [Keyed("a", {"x": 1}), Keyed("c", {"x": 3})]
+    assert late.records() == [{"x": 1}, {"x": 3}]
     assert late.batches()[0].times == [19, -7]
     assert operator.ctx.counters["late"] == 2
     operator.advance(0, 0, END_TIME)
-    assert [record.key for record in out.records()] == ["b"]
+    assert [record["key"] for record in out.records()] == ["b"]
     assert late.watermarks() == [END_TIME]
 
 
@@ -201,7 +199,7 @@ def test_a_record_late_for_some_windows_still_counts_in_the_others():
     operator.advance(0, 0, 11)
     operator.process(0, rows(("a", 7, None)))
     operator.finish()
-    assert [(r.value["start"], r.value["n"]) for r in out.records()] == [(5, 1)]
+    assert [(r["start"], r["n"]) for r in out.records()] == [(5, 1)]
     assert late.records() == []
 
 
@@ -211,7 +209,7 @@ def test_sessions_merge_when_a_late_record_bridges_them():
     operator.process(0, rows(("a", 22, 8)))
     operator.process(0, rows(("a", 9, 16)))
     operator.finish()
-    assert [r.value for r in out.records()] == [{"key": "a", "start": 0, "end": 40, "n": 5, "all": 31}]
+    assert out.records() == [{"key": "a", "start": 0, "end": 40, "n": 5, "all": 31}]
 
 
 def test_a_record_at_exactly_the_gap_belongs_to_the_session_and_one_beyond_does_not():
@@ -221,11 +219,11 @@ def test_a_record_at_exactly_the_gap_belongs_to_the_session_and_one_beyond_does_
     assert out.records() == []
     operator.process(0, rows(("a", 10, None), ("b", 11, None)))
     operator.advance(0, 0, 11)
-    assert [r.value for r in out.records()] == [{"key": "b", "start": 0, "end": 10, "n": 1}]
-    operator.process(0, rows(("b", 0, None), ("a", 2, None)))
-    assert late.records() == [Keyed("b", None)], "a's joins the open session"
+    assert out.records() == [{"key": "b", "start": 0, "end": 10, "n": 1}]
+    operator.process(0, rows(("b", 0, "lost"), ("a", 2, None)))
+    assert late.records() == ["lost"], "a's joins the open session"
     operator.finish()
-    ends = {(r.key, r.value["start"], r.value["end"], r.value["n"]) for r in out.records()}
+    ends = {(r["key"], r["start"], r["end"], r["n"]) for r in out.records()}
     assert ends == {("b", 0, 10, 1), ("b", 11, 21, 1), ("a", 0, 20, 3)}
 
 
@@ -240,7 +238,7 @@ def test_what_was_closed_before_a_snapshot_stays_closed_after_it():
     operator.process(0, rows(("a", 4, None), ("a", 24, None)))
     assert len(late.records()) == 1
     operator.finish()
-    assert [r.value["start"] for r in out.records()] == [20]
+    assert [r["start"] for r in out.records()] == [20]
 
 
 def test_many_closed_windows_leave_in_batches():
@@ -255,7 +253,7 @@ def test_missing_values_are_left_out_and_wrong_ones_meet_the_policy():
     operator, out, _ = start(step, on_error="skip")
     operator.process(0, rows(("a", 1, {"v": 2}), ("a", 2, {"v": None}), ("a", 3, {"v": "7"}), ("a", 4, {})))
     operator.finish()
-    assert out.records()[0].value == {"key": "a", "start": 0, "end": 1000, "n": 2, "total": 2, "last": 2}
+    assert out.records()[0] == {"key": "a", "start": 0, "end": 1000, "n": 2, "total": 2, "last": 2}
     assert operator.ctx.counters["skipped"] == 2
     operator, _, _ = start(step)
     with pytest.raises(TypeError, match="field 'v' is '7' of type str; the aggregate needs a number"):
@@ -300,5 +298,15 @@ def test_bad_aggregates_are_refused_when_the_flow_is_built(aggregates, says):
         window_step(tumbling(1), aggregates)
 
 
-def test_the_result_is_partitioned_by_key():
-    assert window_step(tumbling(1)).partitioning((Partitioning.NONE,)) is Partitioning.PARTITIONED
+@pytest.mark.parametrize("window", [Tumbling(10, 10), Sliding(10, 5), Session(10)])
+def test_what_comes_out_has_times_and_no_keys(window):
+    step = window_step(window)
+    operator, out, late = start(step)
+    operator.advance(0, 0, 40)
+    operator.process(0, rows(("a", 3, "early"), ("a", 45, "x")))
+    operator.finish()
+    assert step.partitioning((Partitioning.PARTITIONED,)) is Partitioning.NONE
+    assert [batch.keys for tape in (out, late) for batch in tape.batches()] == [None, None]
+    assert [record["key"] for record in out.records()] == ["a"] * len(out.records())
+    assert out.batches()[0].times == [record["end"] - 1 for record in out.records()]
+    assert (late.records(), late.batches()[0].times) == (["early"], [3])

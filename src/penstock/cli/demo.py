@@ -62,8 +62,8 @@ def demo(
 async def _demo(files: Path, seconds: float, port: int | None, view: View) -> Snapshot | None:
     """Run it; `None` when it was stopped before the replay began. Leaves no process behind, however it ends."""
     from penstock.cli.demo_replay import load_series
-    from penstock.cli.local_cluster import LocalCluster
     from penstock.cli.interrupts import interrupts
+    from penstock.cli.local_cluster import LocalCluster
 
     stop = asyncio.Event()
     with view, interrupts(stop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,6 +56,13 @@ def _print(entry: dict[str, Any], json: bool) -> None:
     where = " ".join(filter(None, (entry["node"], entry["model"])))
     line = Text.assemble(
         (when, "dim"), " ", (f"{entry['kind']:<20}", COLOURS.get(entry["level"], "")), " ",
-        (f"{where}: " if where else "", "bold"), entry["text"],
+        (f"{where}: " if where else "", "bold"), readable(entry["text"]),
     )  # fmt: skip
     console().print(line)
+
+
+def readable(text: str) -> str:
+    """An entry without the trace that an author's error may bring along; `--json` and `PENSTOCK_DEBUG=1` have it."""
+    if os.environ.get("PENSTOCK_DEBUG") == "1":
+        return text
+    return text.partition("\nTraceback (most recent call last)")[0]

@@ -160,6 +160,11 @@ def failure(call: Call[Any], answer: httpx.Response) -> ClientError:
 def unreachable(session: Session, error: httpx.TransportError) -> Unreachable:
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return Unreachable(f"{session.url!r} is not an address: {error}", remedy=f"an address looks like {DEFAULT_URL}")
+    if isinstance(error, httpx.ReadTimeout):
+        return Unreachable(
+            f"the node at {session.url} did not answer in time",
+            remedy="it may be overloaded: `penstock top` shows where; a longer timeout= (or --deadline) waits longer",
+        )
     cause = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
     return Unreachable(
         f"no Penstock node answers at {session.url}: {cause}",

@@ -105,7 +105,8 @@ def _request(call: Call[Any]) -> dict[str, Any]:
 
 
 class Client(_Operations):
-    """A blocking client. `timeout`: seconds for one request; `deadline`: for a call with its retries.
+    """A blocking client. `timeout`: seconds for one request (a node gives up by itself after 10); `deadline`: for a
+    call with its retries.
 
     Raises `UsageError` for what cannot be sent and `ClientError` (see its subclasses) for what did not succeed.
     """
@@ -115,7 +116,7 @@ class Client(_Operations):
         url: str = DEFAULT_URL,
         token: str | None = None,
         *,
-        timeout: float = 10.0,
+        timeout: float = 15.0,
         deadline: float = 30.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -175,7 +176,7 @@ class AsyncClient(_Operations):
         url: str = DEFAULT_URL,
         token: str | None = None,
         *,
-        timeout: float = 10.0,
+        timeout: float = 15.0,
         deadline: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:

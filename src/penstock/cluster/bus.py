@@ -79,6 +79,7 @@ class Bus:
             ) from error
         self._scripts: dict[str, AsyncScript] = {}
         self._listener: asyncio.Task[None] | None = None
+        self.closed = False
 
     def key(self, *parts: str) -> str:
         """The name of a key of this cluster."""
@@ -97,7 +98,8 @@ class Bus:
         self._listener = asyncio.create_task(self._listen(), name="bus-bell")
 
     async def close(self) -> None:
-        """Release everything. May be called twice."""
+        """Release everything. May be called twice; every later command raises `BusDown`."""
+        self.closed = True
         if self._listener is not None:
             await end(self._listener)
             self._listener = None
@@ -106,15 +108,21 @@ class Bus:
 
     async def command(self, *arguments: Argument, deadline: float | None = None) -> Any:
         """Run one command. Raises `BusDown`; `ClusterError` when Redis refuses."""
+        self._check_open()
         run: Callable[..., Awaitable[Any]] = self._redis.execute_command
         return await self._within(run(*arguments), deadline, str(arguments[0]))
 
     async def script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """Run the Lua script `name` in one atomic step. Raises `BusDown`; `ClusterError` when it fails."""
+        self._check_open()
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = self._redis.register_script(script_text(name))
         return await self._within(script(keys=list(keys), args=list(arguments)), None, name)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise BusDown("this node is stopping")
 
     async def hash(self, key: str) -> dict[str, str]:
         """All fields of a hash; empty when there is none."""

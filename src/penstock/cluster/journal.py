@@ -62,13 +62,13 @@ class Journal:
 
     async def follow(self, model: str | None, after: str | None) -> AsyncIterator[LogEntry]:
         """See `NodeService.follow`. While Redis is away nothing comes."""
-        while after is None:
+        while after is None and not self._bus.closed:
             try:
                 last = await self.read(None, 1, None)
                 after = last[-1].id if last else "0-0"
             except BusDown:
                 await asyncio.sleep(self._bus.settings.poll)
-        while True:
+        while not self._bus.closed:
             try:
                 entries = await self.read(None, _BATCH, after)
             except BusDown:

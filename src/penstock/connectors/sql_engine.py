@@ -23,7 +23,7 @@ _EXTRAS = {"pymysql": "mariadb", "psycopg": "postgresql"}
 _HOPELESS_MYSQL = {1044, 1045, 1049, 1054, 1064, 1142, 1146}
 """Access denied, no such database, column or table, syntax: waiting does not help."""
 _LIMITS: dict[str, dict[str, Any]] = {
-    "sqlite": {"timeout": 5.0, "check_same_thread": False},
+    "sqlite": {"timeout": 1.0, "check_same_thread": False},
     "postgresql": {"connect_timeout": 10},
 }
 _MYSQL_LIMITS = {"connect_timeout": 10, "read_timeout": 60, "write_timeout": 60, "charset": "utf8mb4"}

@@ -1,0 +1,229 @@
+"""The table on the terminal and bench/RESULTS.md: medians, ratios, targets, machine and versions."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.contestants import W1, W3, Contestant, Figures
+from bench.environments import version_of
+
+PENSTOCK, LIMIT, BYTEWAX = "Penstock", "limit: 2 processes by hand", "Bytewax"
+Table = list[list[str]]
+
+
+@dataclass
+class Results:
+    """Everything that was measured."""
+
+    options: dict[str, Any]
+    cores: str
+    figures: dict[tuple[str, str], Figures] = field(default_factory=dict)
+    spread: dict[tuple[str, str], dict[str, list[float]]] = field(default_factory=dict)
+    problems: dict[tuple[str, str], str] = field(default_factory=dict)
+    round_trips: list[Figures] = field(default_factory=list)
+    empty: list[Figures] = field(default_factory=list)
+    overload: list[Figures] = field(default_factory=list)
+    took: float = 0.0
+
+    def workloads(self) -> list[str]:
+        """The workloads with figures, in order."""
+        return list(dict.fromkeys(workload for workload, _ in self.figures))
+
+    def for_plots(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "figures": [[workload, name, figures] for (workload, name), figures in self.figures.items()],
+            "overload": self.overload,
+        }
+
+
+def _missing(results: Results, workload: str, contestants: list[Contestant]) -> list[str]:
+    return [
+        f"{each.name}: not measured: {results.problems[workload, each.name]}"
+        for each in contestants
+        if (workload, each.name) in results.problems
+    ]
+
+
+def w1_table(results: Results) -> Table:
+    """Contestant, million words per second, ratio to it of Penstock, spread, note."""
+    rows = [["contestant", "M words/s", "spread", "Penstock is", "how"]]
+    ours = results.figures.get(("w1", PENSTOCK), {}).get("M words/s")
+    for each in W1:
+        figures = results.figures.get(("w1", each.name))
+        if figures is None:
+            continue
+        rate, all_rates = figures["M words/s"], results.spread["w1", each.name]["M words/s"]
+        ratio = "" if ours is None or each.name == PENSTOCK else f"{ours / rate:.2f} x"
+        rows.append([each.name, f"{rate:.2f}", f"{min(all_rates):.2f} to {max(all_rates):.2f}", ratio, each.note])
+    return rows
+
+
+def w3_table(results: Results) -> Table:
+    """One row per rate and contestant."""
+    rows = [["records/s", "contestant", "p50 ms", "p99 ms", "p50 from due", "p99 from due", "achieved/s", "how"]]
+    for workload in results.workloads():
+        if not workload.startswith("w3"):
+            continue
+        for each in W3:
+            figures = results.figures.get((workload, each.name))
+            if figures is not None:
+                shown = [f"{figures[name]:.3f}" for name in ("p50", "p99", "p50 due", "p99 due")]
+                rate = workload.removeprefix("w3 at ").removesuffix("/s")
+                kept_up = figures["achieved"] >= 0.97 * float(rate.replace(",", ""))
+                achieved = f"{figures['achieved']:,.0f}" + ("" if kept_up else " (did not keep up)")
+                rows.append([rate, each.name, *shown, achieved, each.note])
+    return rows
+
+
+def memory_table(results: Results) -> Table:
+    """Workers' resident memory."""
+    rows = [["run", "largest worker, MB", "remark"]]
+    if results.empty:
+        rows.append(["empty state", f"{max(each['largest'] for each in results.empty):.0f}", "target: under 120"])
+    if results.overload:
+        largest = [each["largest"] for each in results.overload]
+        tail = largest[len(largest) // 2 :]
+        rows.append(
+            [
+                f"fed 10 x too fast for {results.overload[-1]['seconds']:.0f} s",
+                f"{max(largest):.0f}",
+                f"second half of the run: {min(tail):.0f} to {max(tail):.0f}",
+            ]
+        )
+    return rows
+
+
+def targets(results: Results) -> Table:
+    """What we must reach, and whether we did in this run."""
+    rows = [["target", "reached", ""]]
+    figures = results.figures
+
+    def row(text: str, value: float, shown: str, reached: bool) -> None:
+        rows.append([text, shown, "yes" if reached else "NO"])
+
+    ours = figures.get(("w1", PENSTOCK), {}).get("M words/s")
+    for other, least in ((LIMIT, 0.6), (BYTEWAX, 4.0)):
+        theirs = figures.get(("w1", other), {}).get("M words/s")
+        if ours and theirs:
+            ratio = ours / theirs
+            row(f"W1: at least {least:g} x {other}", ratio, f"{ratio:.2f} x", ratio >= least)
+    at_10k = figures.get(("w3 at 10,000/s", PENSTOCK))
+    if at_10k:
+        for name, most in (("p50", 1.0), ("p99", 10.0)):
+            row(f"W3: {name} under {most:g} ms at 10 k/s", at_10k[name], f"{at_10k[name]:.2f} ms", at_10k[name] < most)
+    if results.empty:
+        weight = max(each["largest"] for each in results.empty)
+        row("memory: a worker with an empty state under 120 MB", weight, f"{weight:.0f} MB", weight < 120)
+    return rows
+
+
+def _text(table: Table) -> str:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _markdown(table: Table) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in table]
+    return "\n".join([lines[0], "|" + " --- |" * len(table[0]), *lines[1:]])
+
+
+def _sections(results: Results) -> list[tuple[str, str, Table, list[str]]]:
+    missing_w3 = [
+        line for workload in results.workloads() for line in _missing(results, workload, W3) if workload != "w1"
+    ]
+    trips = sorted(trip["p50"] for trip in results.round_trips)
+    ping = f" A raw ZeroMQ round trip: {trips[len(trips) // 2]:.3f} ms (median)." if trips else ""
+    return [
+        (
+            "W1: word count",
+            "Running count of every word, 20,000 distinct, Zipf, ten per line. Steady state: the first batch (start-up, "
+            "imports, compilation) is not counted. `Penstock is` gives Penstock's rate over the contestant's.",
+            w1_table(results),
+            _missing(results, "w1", W1),
+        ),
+        (
+            "W3: latency through one shuffle between two processes",
+            "From the source's emission of a record to its arrival at the sink in the other process, and from the moment "
+            "it was due by the schedule (which also counts a late source). The first third of a run is not counted."
+            + ping,
+            w3_table(results),
+            list(dict.fromkeys(missing_w3)),
+        ),
+        ("Memory", "Resident memory of the worker processes, by `/proc`.", memory_table(results), []),
+    ]
+
+
+def console_table(results: Results) -> str:
+    """Everything for the terminal."""
+    parts = []
+    for title, _, table, missing in _sections(results):
+        if len(table) > 1:
+            parts.append("\n".join([title, _text(table), *missing]))
+    if len(reached := targets(results)) > 1:
+        parts.append(_text(reached))
+    return "\n\n".join(["", *parts, ""])
+
+
+def _first_line(command: list[str]) -> str:
+    if shutil.which(command[0]) is None:
+        return "not found"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    return (done.stdout + done.stderr).strip().splitlines()[0]
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _machine(results: Results) -> Table:
+    ours = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("msgspec", "pyzmq", "xxhash"))
+    peers = ", ".join(version_of(peer) for peer in ("bytewax", "pathway", "spark", "flink", "ray"))
+    load = os.getloadavg()
+    return [
+        ["what", "value"],
+        ["date", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")],
+        ["processor", f"{_processor()}, {os.cpu_count()} cores; {results.cores}"],
+        ["system", f"{platform.system()} {platform.release()}; load at the end {load[0]:.1f}"],
+        ["Python", f"{platform.python_version()}; {ours}"],
+        ["Java", _first_line(["java", "-version"])],
+        ["peers", peers],
+        ["rounds", f"{results.options['repeat']}, alternating; {results.took / 60:.1f} minutes in all"],
+    ]
+
+
+def write_results(results: Results, directory: Path) -> Path:
+    """Write RESULTS.md; its path."""
+    parts = [
+        "# Benchmark results",
+        "Written by `make bench`. All contestants ran side by side on the same two cores, in turn, several times; figures "
+        "are medians. Compare the ratios: absolute figures belong to one machine on one day. What is compared, and why, "
+        "is said in the scripts: `bench/limit.py`, `bench/peers/`, `bench/penstock_*.py`.",
+        _markdown(targets(results)),
+    ]
+    plots = {"W1": "w1.png", "W3": "w3.png", "Memory": "overload.png"}
+    for title, text, table, missing in _sections(results):
+        if len(table) == 1:
+            continue
+        parts += [f"## {title}", text, _markdown(table), *(f"- {line}" for line in missing)]
+        image = plots[title.split(":")[0]]
+        if (directory / "plots" / image).exists():
+            parts.append(f"![{title}](plots/{image})")
+    parts += ["## Machine and versions", _markdown(_machine(results))]
+    path = directory / "RESULTS.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
