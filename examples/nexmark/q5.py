@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import penstock as ps
-from penstock.flow.aggregates import Aggregate
 
 ps.config.defaults(input=str(Path(__file__).parent.parent / "data" / "nexmark_events.ndjson.gz"))
 
 BID = 2
 
 
-class Leaders(Aggregate):
+class Leaders(ps.Aggregate):
     """The most bids, and every auction that has so many: an aggregate of one's own."""
 
     def init(self) -> list[Any]:

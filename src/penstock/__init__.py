@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from penstock.connectors.sql_database import sql
     from penstock.connectors.stdout_lines import stdout
     from penstock.connectors.text_files import files
+    from penstock.flow.accumulators import Aggregate
     from penstock.flow.aggregates import (
         count,
         distinct_count,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Aggregate",
     "AsyncClient",
     "CheckpointError",
     "Client",
@@ -120,6 +122,7 @@ __all__ = [
 
 _AGGREGATES = ("count", "distinct_count", "first", "last", "max", "mean", "min", "quantile", "sum")
 _LAZY = {
+    "Aggregate": "penstock.flow.accumulators",
     **dict.fromkeys(_AGGREGATES, "penstock.flow.aggregates"),
     **dict.fromkeys(("AsyncClient", "Client"), "penstock.client"),
     **dict.fromkeys(CONNECTORS, "penstock.connectors"),

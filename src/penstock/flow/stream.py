@@ -382,7 +382,7 @@ class Windowed:
         self._late_ms = duration_ms(late, what="late", least=0)
         stream._flow._unfinished[id(self)] = (site, "a .window(...) is never aggregated")
 
-    def aggregate(self, name: str, **aggregates: Aggregate) -> AggregatedStream:
+    def aggregate(self, name: str, /, **aggregates: Aggregate) -> AggregatedStream:
         """One record `{"key", "start", "end", <your aggregates>}` per key and window, times in milliseconds, for
         example `.aggregate("stats", n=ps.count(), mean=ps.mean("value"))`. The records have no key any more: put a
         `key_by` before a keyed step that follows."""
