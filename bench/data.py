@@ -45,7 +45,7 @@ def words_file(words: int) -> Path:
 
 
 def words_directory(words: int, copies: int) -> Path:
-    """A directory in which the same file appears `copies` times, for engines whose start-up takes a small input whole."""
+    """A directory in which the same file appears `copies` times, for engines with a long start-up."""
     directory = DATA / f"words-{words}-x{copies}"
     directory.mkdir(parents=True, exist_ok=True)
     source = words_file(words)

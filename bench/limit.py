@@ -41,7 +41,7 @@ def batches(path: str, size: int) -> Iterator[list[str]]:
 
 def count(words: list[str], counts: dict[str, int]) -> list[int]:
     """The running count of each word."""
-    result = []
+    result: list[int] = []
     append = result.append
     for word in words:
         try:
@@ -63,7 +63,7 @@ def loop(path: str) -> None:
 
 
 def _socket(context: zmq.Context[Any], kind: int, endpoint: str, *, bind: bool) -> zmq.Socket[bytes]:
-    socket = context.socket(kind)
+    socket: zmq.Socket[bytes] = context.socket(kind)
     socket.set_hwm(0 if bind else 64)
     (socket.bind if bind else socket.connect)(endpoint)
     return socket

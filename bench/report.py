@@ -138,24 +138,23 @@ def _markdown(table: Table) -> str:
 
 
 def _sections(results: Results) -> list[tuple[str, str, Table, list[str]]]:
-    missing_w3 = [
-        line for workload in results.workloads() for line in _missing(results, workload, W3) if workload != "w1"
-    ]
+    w3 = dict.fromkeys(workload for workload, _ in (*results.figures, *results.problems) if workload.startswith("w3"))
+    missing_w3 = [line for workload in w3 for line in _missing(results, workload, W3)]
     trips = sorted(trip["p50"] for trip in results.round_trips)
     ping = f" A raw ZeroMQ round trip: {trips[len(trips) // 2]:.3f} ms (median)." if trips else ""
     return [
         (
             "W1: word count",
-            "Running count of every word, 20,000 distinct, Zipf, ten per line. Steady state: the first batch (start-up, "
-            "imports, compilation) is not counted. `Penstock is` gives Penstock's rate over the contestant's.",
+            "Running count of every word, 20,000 distinct, Zipf, ten per line. Steady state: the first batch "
+            "(start-up, imports, compilation) is not counted. `Penstock is`: Penstock's rate over the contestant's.",
             w1_table(results),
             _missing(results, "w1", W1),
         ),
         (
             "W3: latency through one shuffle between two processes",
-            "From the source's emission of a record to its arrival at the sink in the other process, and from the moment "
-            "it was due by the schedule (which also counts a late source). The first third of a run is not counted."
-            + ping,
+            "From the source's emission of a record to its arrival at the sink in the other process, and from the "
+            "moment it was due by the schedule (which also counts a late source). The first third of a run is not "
+            "counted." + ping,
             w3_table(results),
             list(dict.fromkeys(missing_w3)),
         ),
@@ -210,9 +209,9 @@ def write_results(results: Results, directory: Path) -> Path:
     """Write RESULTS.md; its path."""
     parts = [
         "# Benchmark results",
-        "Written by `make bench`. All contestants ran side by side on the same two cores, in turn, several times; figures "
-        "are medians. Compare the ratios: absolute figures belong to one machine on one day. What is compared, and why, "
-        "is said in the scripts: `bench/limit.py`, `bench/peers/`, `bench/penstock_*.py`.",
+        "Written by `make bench`. All contestants ran side by side on the same two cores, in turn, several times; "
+        "figures are medians. Compare the ratios: absolute figures belong to one machine on one day. What is compared, "
+        "and why, is said in the scripts: `bench/limit.py`, `bench/peers/`, `bench/penstock_*.py`.",
         _markdown(targets(results)),
     ]
     plots = {"W1": "w1.png", "W3": "w3.png", "Memory": "overload.png"}

@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="rounds; every figure is the median of them")
     parser.add_argument("--words", type=int, default=4_000_000, help="words of W1")
     parser.add_argument(
-        "--seconds", type=float, default=4.0, help="length of one W3 run; the first third is not counted"
+        "--seconds", type=float, default=3.0, help="length of one W3 run; the first third is not counted"
     )
     parser.add_argument("--overload", type=float, default=30.0, help="seconds of the overload run")
     parser.add_argument("--skip", default="", help="peers to leave out: bytewax,pathway,spark,flink,ray")

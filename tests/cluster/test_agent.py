@@ -8,6 +8,7 @@ import signal
 import pytest
 from tests.cluster.nodes import Cluster, asynchronous, until
 
+from penstock.cluster.agent import _data_address
 from penstock.cluster.service import Conflict, NoRoom, NotFound, Pushed
 from penstock.errors import ClusterError, FlowError, UsageError
 
@@ -283,7 +284,7 @@ async def test_a_full_push_queue_says_no_and_a_repeat_is_taken_once(valkey, pref
     path.write_text(
         "import time\nimport penstock as ps\n"
         "flow = ps.Flow('slow')\n"
-        "flow.source('s', ps.push(max_bytes=2000)).map('wait', lambda r: time.sleep(0.05) or r)"
+        "flow.source('s', ps.push(max_bytes=2000)).map('wait', lambda r: time.sleep(0.3) or r)"
         ".key_by('k', lambda r: r).count('count').sink('out', ps.null())\n"
     )
     async with Cluster(valkey, prefix) as cluster:
@@ -296,7 +297,7 @@ async def test_a_full_push_queue_says_no_and_a_repeat_is_taken_once(valkey, pref
         assert await agent.push("slow", "s", ["y"]) == Pushed(1)
         await until(lambda: found(agent, "slow", "y"))
         assert (await agent.lookup("slow", "count", "x")).value == 1
-        answers = [await agent.push("slow", "s", ["z" * 900]) for _ in range(4)]
+        answers = await asyncio.gather(*(agent.push("slow", "s", ["z" * 900]) for _ in range(8)))
         assert any(isinstance(answer, NoRoom) for answer in answers)
 
 
@@ -320,3 +321,28 @@ async def test_models_of_two_groups_have_workers_of_their_own_and_of_one_share_o
         await until(lambda: counted(agent, "one/x", "a", 1))
         assert not (await agent.lookup("one/y", "count", "a")).found
         await asyncio.gather(*(agent.offline(name) for name in processes))
+
+
+@asynchronous
+async def test_nodes_with_an_address_of_their_own_exchange_records_over_tcp(valkey, prefix, counting):
+    async with Cluster(valkey, prefix) as cluster:
+        await cluster.add("a", "b", bind="127.0.0.1")
+        agent = cluster.agents["a"]
+        await agent.add_model(counting)
+        await agent.online("counting", executors=2)
+        run = agent._view.models["default/counting"].run
+        assert all(r.endpoint.startswith("tcp://127.0.0.1:") and r.server_key for r in run.values())
+        words = [f"w{i}" for i in range(40)]
+        await agent.push("counting", "lines", [" ".join(words)])
+        for word in words:
+            await until(lambda word=word: counted(agent, "counting", word, 1))
+        await until(lambda: cut(agent, "counting"))
+
+
+def test_the_data_address_follows_from_the_nodes_address():
+    assert _data_address("http://127.0.0.1:8700") is None
+    assert _data_address("http://localhost:8700") is None
+    assert _data_address("http://[::1]:8700") is None
+    assert _data_address("https://10.1.2.3:8700") == "10.1.2.3"
+    with pytest.raises(ClusterError, match="cannot be resolved"):
+        _data_address("http://no.such.host.invalid:8700")

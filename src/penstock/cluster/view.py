@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -106,8 +107,13 @@ def _entry(fields: dict[str, str]) -> ModelEntry:
         generation=int(fields["generation"]),
         config=msgspec.json.decode(fields.get("config") or "{}"),
         executors=int(fields["executors"]) if fields.get("executors") else None,
-        topology=msgspec.json.decode(fields["topology"], type=Topology),
+        topology=_topology(fields["topology"]),
         changed=float(fields["changed"]),
         error=fields.get("error", ""),
         counter=int(fields["counter"]),
     )
+
+
+@lru_cache(maxsize=4096)
+def _topology(text: str) -> Topology:
+    return msgspec.json.decode(text, type=Topology)

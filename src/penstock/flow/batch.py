@@ -56,6 +56,16 @@ class Rows:
         # As `Keyed(key, value)` for each, without the Python frame of a named tuple's constructor.
         return list(map(tuple.__new__, repeat(Keyed), zip(self.keys, self.values, strict=True)))
 
+    def cut(self, size: int) -> tuple[Rows, Rows]:
+        """The first `size` records, and the rest."""
+        halves = []
+        for part in (slice(None, size), slice(size, None)):
+            values = self.values[part]
+            keys = None if self.keys is None else values if self.keys is self.values else self.keys[part]
+            times = None if self.times is None else self.times[part]
+            halves.append(Rows(values, keys, times, self.lane, self.origin))
+        return halves[0], halves[1]
+
     def derive(self, values: list[Any], *, keys: list[Hashable] | None = None, times: list[int] | None = None) -> Rows:
         """New records that came out of this batch: same lane, same origin."""
         return Rows(values, keys, times, self.lane, self.origin)

@@ -19,7 +19,7 @@ from typing import Any
 from penstock.clock import Clock
 from penstock.exchange.barrier import Aligned, Aligner
 from penstock.exchange.frame import Kind
-from penstock.flow.batch import END_TIME
+from penstock.flow.batch import END_TIME, Batch, Rows
 from penstock.flow.chain import Chain
 from penstock.worker.channels import Inbound, Item, Outbound
 from penstock.worker.messages import ExecutorId
@@ -28,7 +28,9 @@ from penstock.worker.payload import decode_batch
 from penstock.worker.sinks import SinkOperator
 from penstock.worker.sources import Lane
 
-_ITEMS_AT_ONCE = 16
+_TURN_NS = 10_000_000
+"""An executor gives the loop back after about so long: the worker then looks for messages and serves the others."""
+_LEAST_SLICE, _MOST_SLICE = 8, 1 << 20
 
 
 @dataclass(eq=False)
@@ -66,6 +68,8 @@ class Executor:
     def __post_init__(self) -> None:
         self._aligner = Aligner(self.inbounds)
         self._turn = 0
+        self._slice = self.batch_records
+        """Records that are processed in about a turn."""
 
     # ---- input ------------------------------------------------------------------------------------------------------
 
@@ -85,11 +89,12 @@ class Executor:
 
     def _work(self) -> bool:
         did = False
-        for _ in range(_ITEMS_AT_ONCE):
-            if not self.queue or (self.stalled and self.queue[0].kind is Kind.DATA):
-                break
+        until = time.perf_counter_ns() + _TURN_NS
+        while self.queue and not (self.stalled and self.queue[0].kind is Kind.DATA):
             self._take(self.queue.popleft())
             did = True
+            if time.perf_counter_ns() > until:
+                break
         if self.lanes and not self.stalled and not self.draining:
             did = self._read() or did
         for operator in self.chain.operators.values():
@@ -109,8 +114,12 @@ class Executor:
             if isinstance(payload, memoryview):
                 payload = decode_batch(payload, item.header.flags, inbound.lane, item.header.origin)
             assert payload is not None
-            self.records_in += item.header.records
-            inbound.entry.send(payload)
+            if isinstance(payload, Rows) and len(payload) > self._slice:
+                payload, rest = payload.cut(self._slice)
+                self.queue.appendleft(item._replace(payload=rest))
+                self._process(inbound, payload)
+                return
+            self._process(inbound, payload)
             inbound.advance(item.header.watermark)
         elif item.kind is Kind.WATERMARK:
             inbound.advance(item.header.watermark)
@@ -124,6 +133,19 @@ class Executor:
                 self._aligned(aligned.checkpoint)
         inbound.consumed(item)
 
+    def _process(self, inbound: Inbound, batch: Batch) -> None:
+        """Send a batch through the chain, and learn how many records fit into a turn."""
+        start = time.perf_counter_ns()
+        self.records_in += len(batch)
+        inbound.entry.send(batch)
+        self._learn(len(batch), time.perf_counter_ns() - start)
+
+    def _learn(self, records: int, took_ns: int) -> None:
+        if took_ns > _TURN_NS:
+            self._slice = max(_LEAST_SLICE, records * _TURN_NS // took_ns)
+        elif self._slice < _MOST_SLICE and records >= self._slice and took_ns < _TURN_NS // 2:
+            self._slice *= 2
+
     def _read(self) -> bool:
         """Read one batch from the next partition that is due."""
         now = self.clock.monotonic()
@@ -132,7 +154,9 @@ class Executor:
             lane = self.lanes[self._turn % len(self.lanes)]
             if lane.ended or lane.retry_at > now:
                 continue
-            count = lane.read(self.batch_records, self.clock)
+            start = time.perf_counter_ns()
+            count = lane.read(min(self._slice, self.batch_records), self.clock)
+            self._learn(count, time.perf_counter_ns() - start)
             self.records_in += count
             if count or lane.ended:
                 return True

@@ -17,29 +17,26 @@ class SinkOperator(Operator):
     def __init__(self, ctx: StepContext, writer: Writer, latency: LatencyHistogram) -> None:
         super().__init__(ctx)
         self._writer, self._latency = writer, latency
-        self._dirty = False
         self._closed = False
 
     def process(self, port: int, batch: Batch) -> None:
         rows = as_rows(batch)
         records = rows.records() if self._writer.reads_records else rows.values
         self._writer.write(records)
-        self._dirty = True
         if batch.origin:
             self._latency.add((self.ctx.clock.time_ns() - batch.origin) / 1e9, len(records))
 
     def take(self, record: Any) -> None:
         """A record that did not come through the chain (a dead letter)."""
         self._writer.write([record])
-        self._dirty = True
 
     def advance(self, port: int, lane: int, watermark: int) -> None:
         """Event time ends here."""
 
     def flush(self) -> None:
-        """Push out what the writer has buffered."""
-        if self._dirty:
-            self._dirty = False
+        """Push out what the writer has buffered. Called now and then, also when nothing came: a part of a file may be
+        due to be shown."""
+        if not self._closed:
             self._writer.flush()
 
     def prepare(self, checkpoint: int) -> Any:

@@ -24,6 +24,8 @@ class Lane:
     replayable: bool
     bounded: bool
     idle_after: float
+    acknowledges: bool
+    """Without checkpoints a batch is acknowledged as soon as it has been passed on."""
     heard: float
     """When (monotonic) it last gave a record."""
     ended: bool = False
@@ -42,6 +44,8 @@ class Lane:
         if records:
             self.heard, self.idle = now, False
             self.outlet.send(Rows(records, lane=self.number, origin=clock.time_ns()))
+            if self.acknowledges:
+                self.reader.retained(self.reader.offset())
         else:
             wait = self.reader.next_at()
             self.retry_at = float("inf") if wait is None else wait
@@ -90,6 +94,7 @@ def open_lanes(
             replayable=source.replayable,
             bounded=source.bounded,
             idle_after=idle_after,
+            acknowledges=not ctx.checkpointed and type(reader).retained is not Reader.retained,
             heard=ctx.clock.monotonic(),
         )
         lanes.append(lane)

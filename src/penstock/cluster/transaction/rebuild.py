@@ -1,0 +1,114 @@
+"""The catalogue again, from the journals of the nodes, after Redis has lost its memory.
+
+`offer` and `install` are Lua scripts; `rebuild` is a pure function that any node computes from the offers. What it
+gives is safe for two reasons. The newest copy is the truth up to its revision, because a node changes its copy only
+after FINISH. And a transaction that no journal calls decided was not finished, because FINISH is called only by nodes that
+have fsynced the decision; it is aborted. For both, every node that could know more must have offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from penstock.cluster.transaction.records import Entry, Journal, Lease, Phase, Store, Tx, changed
+
+_replace = msgspec.structs.replace
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """Nodes whose journals are still needed."""
+
+    missing: frozenset[str]
+
+
+class Blank(msgspec.Struct, frozen=True):
+    """No journal knows of a catalogue: this may be a new cluster, or those that know have not come yet."""
+
+
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """The catalogue to install."""
+
+    ancestors: tuple[str, ...]
+    rev: int
+    models: Mapping[str, Entry]
+    txs: Mapping[str, Tx]
+    """The committed transactions whose idempotency keys are still known."""
+
+
+def rebuild(offers: Mapping[str, Journal], without: Collection[str] = ()) -> Rebuilt | Waiting | Blank:
+    """What the offers say. `without`: nodes that an operator has declared gone for good."""
+    if not any(offer.lineage for offer in offers.values()):
+        return Blank()
+    best = max(offers.values(), key=lambda offer: (len(offer.lineage), offer.rev))
+    known = [offer for offer in offers.values() if offer.lineage == best.lineage]
+    doubtful = _in_doubt(known)
+    named = {best.node, *(node for offer in known for node in offer.members)}
+    named |= {node for tx in doubtful.values() for node in tx.participants}
+    if missing := named - offers.keys() - set(without):
+        return Waiting(frozenset(missing))
+    models, rev = dict(best.models), best.rev
+    committed = {tx.key: tx for offer in known for tx in offer.keys.values()}
+    decided = {id for offer in known for id in offer.decided}
+    for tx in sorted(doubtful.values(), key=lambda tx: tx.id):
+        name = tx.operation.model
+        before = models.get(name)
+        if tx.id not in decided or (before.generation if before is not None else 0) != tx.base:
+            continue  # aborted, or it is in the best copy already
+        rev += 1
+        models[name] = changed(before, tx, rev)
+        if tx.key:
+            committed[tx.key] = _replace(tx, phase=Phase.FINISHED, rev=rev)
+    return Rebuilt(
+        ancestors=best.lineage, rev=rev + 1, models=models, txs={tx.id: tx for tx in committed.values()}
+    )  # fmt: skip
+
+
+def _in_doubt(offers: Collection[Journal]) -> dict[str, Tx]:
+    found: dict[str, Tx] = {}
+    for offer in offers:
+        found.update(offer.prepared)
+        found.update(offer.decided)
+    return found
+
+
+def offer(store: Store, now: int, nonce: str, length: int, journal: Journal) -> tuple[Store, bool]:
+    """OFFER a journal to a store without a lineage; it is also a lease for `journal.incarnation`, so that flows go on
+    while the catalogue is rebuilt."""
+    node = journal.node
+    held = store.live(node, now)
+    if store.lineage or (held is not None and held.nonce != nonce):
+        return store, False
+    lease = Lease(incarnation=journal.incarnation, nonce=nonce, expires=now + length)
+    return _replace(
+        store,
+        offers={**store.offers, node: journal},
+        leases={**store.leases, node: lease},
+        incarnations={**store.incarnations, node: max(journal.incarnation, store.incarnations.get(node, 0))},
+    ), True
+
+
+def install(
+    store: Store, now: int, offers: Mapping[str, Journal], name: str, rebuilt: Rebuilt | None
+) -> tuple[Store, bool]:
+    """INSTALL what was made from exactly these offers, as the lineage `name`; `None`: a new, empty catalogue. Nobody
+    is a member until it has synchronised."""
+    if store.lineage or store.offers != offers:
+        return store, False
+    if rebuilt is None:
+        return _replace(store, lineage=(name,), offers={}), True
+    return _replace(
+        store,
+        lineage=(*rebuilt.ancestors, name),
+        rev=rebuilt.rev,
+        models=rebuilt.models,
+        txs=rebuilt.txs,
+        keys={tx.key: tx.id for tx in rebuilt.txs.values()},
+        offers={},
+    ), True
+
+
+def belongs(journal: Journal, store: Store) -> bool:
+    """Whether the node with this journal may take part: it is new, or its catalogue is an ancestor of the store's."""
+    return journal.lineage == store.lineage[: len(journal.lineage)]

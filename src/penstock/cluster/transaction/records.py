@@ -1,0 +1,199 @@
+"""What is written down: the catalogue as Redis keeps it, a transaction, and the journal that each node keeps on disk.
+
+Everything is frozen; a change makes a new value. Times in the store are milliseconds of Redis `TIME`; nothing here
+reads a clock. A deleted model stays as an entry in state DELETED, so that its generation never starts again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+import msgspec
+
+VERSIONS_KEPT = 10
+"""Earlier versions of a model that the catalogue remembers, for `rollback`."""
+KEYS_KEPT = 256
+"""Idempotency keys of committed operations that a node's journal remembers."""
+
+
+class Kind(Enum):
+    """What an operation does. A rollback and a new configuration are updates."""
+
+    ADD = "add"
+    UPDATE = "update"
+    DELETE = "delete"
+    ONLINE = "online"
+    OFFLINE = "offline"
+
+
+class State(Enum):
+    """What a model is, for the whole cluster."""
+
+    OFFLINE = "offline"
+    ONLINE = "online"
+    DELETED = "deleted"
+
+
+class Phase(Enum):
+    """How far a transaction is. The only ways: PREPARING to COMMITTING or ABORTED, COMMITTING to FINISHED."""
+
+    PREPARING = "preparing"
+    COMMITTING = "committing"
+    FINISHED = "finished"
+    ABORTED = "aborted"
+
+
+OPEN = frozenset({Phase.PREPARING, Phase.COMMITTING})
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for. `digest` is for ADD and UPDATE; `config` is JSON text, `None`: as it is."""
+
+    kind: Kind
+    model: str
+    digest: str = ""
+    config: str | None = None
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model was before an update."""
+
+    generation: int
+    digest: str
+    config: str
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One model in the catalogue."""
+
+    name: str
+    generation: int
+    """The catalogue revision that made it what it is: never given twice, also after a delete."""
+    state: State
+    digest: str = ""
+    config: str = "{}"
+    history: tuple[Version, ...] = ()
+    """Earlier versions, the latest last."""
+    tx: str = ""
+    """The transaction that made it what it is."""
+    lock: str = ""
+    """The open transaction that is about to change it."""
+
+
+class Vote(msgspec.Struct, frozen=True):
+    """What one participant said. `reason` is for a no."""
+
+    yes: bool
+    reason: str = ""
+
+
+class Tx(msgspec.Struct, frozen=True, kw_only=True):
+    """A transaction."""
+
+    id: str
+    operation: Operation
+    base: int
+    """The generation of the model that it changes; 0 when there has never been one of that name."""
+    participants: Mapping[str, int]
+    """Every member at BEGIN -> its incarnation."""
+    deadline: int
+    timeout: int
+    """Milliseconds from BEGIN to `deadline`."""
+    by: str
+    """The node that was asked."""
+    key: str = ""
+    phase: Phase = Phase.PREPARING
+    votes: Mapping[str, Vote] = {}
+    acks: frozenset[str] = frozenset()
+    reason: str = ""
+    """Why it was aborted."""
+    rev: int = 0
+    """The revision that it made, once FINISHED."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it still holds its lock."""
+        return self.phase in OPEN
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's lease. A node that holds one need not be a member yet: it may be synchronising."""
+
+    incarnation: int
+    nonce: str
+    expires: int
+    applied: int = -1
+    """The catalogue revision that this incarnation has applied."""
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node has fsynced: enough to build the catalogue again from all nodes."""
+
+    node: str
+    lineage: tuple[str, ...] = ()
+    rev: int = 0
+    """The revision that `models` is a copy of, and that the library and the workers of this node had reached."""
+    models: Mapping[str, Entry] = {}
+    prepared: Mapping[str, Tx] = {}
+    """Transactions that this node has voted for, or is about to, and whose end it has not seen."""
+    decided: Mapping[str, Tx] = {}
+    """Transactions that this node has seen COMMITTING and whose effect is not yet in `models`."""
+    members: tuple[str, ...] = ()
+    incarnation: int = 0
+    keys: Mapping[str, Tx] = {}
+    """Idempotency key -> the committed transaction."""
+
+
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that Redis holds for transactions, at one moment."""
+
+    lineage: tuple[str, ...] = ()
+    """Names of this catalogue and those that it was rebuilt from, oldest first. Empty: Redis is new or has lost its
+    memory, and nothing but `offers` and leases may be written."""
+    rev: int = 0
+    members: Mapping[str, int] = {}
+    """Nodes that were admitted -> incarnation."""
+    incarnations: Mapping[str, int] = {}
+    leases: Mapping[str, Lease] = {}
+    models: Mapping[str, Entry] = {}
+    txs: Mapping[str, Tx] = {}
+    keys: Mapping[str, str] = {}
+    """Idempotency key -> id of its transaction."""
+    offers: Mapping[str, Journal] = {}
+    """Only while there is no lineage: the journals of the nodes."""
+
+    def open(self) -> list[Tx]:
+        """Transactions that are not FINISHED or ABORTED."""
+        return [tx for tx in self.txs.values() if tx.phase in OPEN]
+
+    def live(self, node: str, now: int) -> Lease | None:
+        """The lease of `node` if it is in force at `now`."""
+        lease = self.leases.get(node)
+        return lease if lease is not None and lease.expires > now else None
+
+
+def unlocked(entry: Entry) -> Entry:
+    """The entry as journals and nodes know it."""
+    return msgspec.structs.replace(entry, lock="") if entry.lock else entry
+
+
+def changed(entry: Entry | None, tx: Tx, rev: int) -> Entry:
+    """The model as the transaction leaves it, at revision `rev`. `entry` is what it is before."""
+    operation = tx.operation
+    if operation.kind is Kind.ADD or entry is None:
+        return Entry(
+            name=operation.model, generation=rev, state=State.OFFLINE, digest=operation.digest,
+            config=operation.config or "{}", tx=tx.id,
+        )  # fmt: skip
+    if operation.kind is Kind.DELETE:
+        return Entry(name=entry.name, generation=rev, state=State.DELETED, tx=tx.id)
+    config = entry.config if operation.config is None else operation.config
+    if operation.kind is Kind.UPDATE:
+        before = Version(generation=entry.generation, digest=entry.digest, config=entry.config)
+        return msgspec.structs.replace(
+            entry, generation=rev, digest=operation.digest or entry.digest, config=config, tx=tx.id, lock="",
+            history=(*entry.history, before)[-VERSIONS_KEPT:],
+        )  # fmt: skip
+    state = State.ONLINE if operation.kind is Kind.ONLINE else State.OFFLINE
+    return msgspec.structs.replace(entry, generation=rev, state=state, config=config, tx=tx.id, lock="")
