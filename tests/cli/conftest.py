@@ -99,7 +99,7 @@ class Command:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "penstock.cli", *map(str, args)],
             stdin=options.pop("stdin", subprocess.DEVNULL),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, start_new_session=True,
+            stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE, bufsize=0, start_new_session=True,
             env=environ | {"PYTHONFAULTHANDLER": "1"} | options.pop("env", {}), **options,
         )  # fmt: skip
 
@@ -128,7 +128,7 @@ class Command:
             self.process.send_signal(signal.SIGABRT)  # with PYTHONFAULTHANDLER: tells where it was
             out, err = self.process.communicate()
             raise AssertionError(f"still running after {timeout} s: {out.decode()}\n{err.decode()}") from None
-        return self.process.returncode, (self.rest + out).decode(), err.decode()
+        return self.process.returncode, (self.rest + (out or b"")).decode(), err.decode()
 
 
 @pytest.fixture

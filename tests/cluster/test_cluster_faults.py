@@ -303,3 +303,35 @@ async def steady(agent):
     if found.status != "online":
         return None
     return found if all(e.pid and psutil.pid_exists(e.pid) for e in found.executors) else None
+
+
+@asynchronous
+async def test_records_that_were_with_a_dead_worker_are_counted_and_shown(valkey, prefix, tmp_path):
+    path = tmp_path / "busy.py"
+    path.write_text(
+        "import time\nimport penstock as ps\n"
+        "flow = ps.Flow('busy')\n"
+        "flow.source('s', ps.sequence(rate=5000)).key_by('k', lambda n: n % 50)"
+        ".count('count').map('slow', lambda r: time.sleep(0.001) or r).sink('out', ps.null())\n"
+    )
+    async with Cluster(valkey, prefix) as cluster:
+        await cluster.add("a", "b")
+        agent = cluster.agents["a"]
+        await agent.add_model(str(path))
+        view = await agent.online("busy")
+        where = {e.id: e for e in view.executors}
+        assert where["0.0"].node != where["1.0"].node
+        await until(lambda: queued(agent))
+        os.kill(where["1.0"].pid, signal.SIGKILL)
+        lossy = await until(lambda: lost_some(agent))
+        assert lossy.restarts == 1
+        await agent.offline("busy")
+
+
+async def queued(agent):
+    return any(c.queue_bytes > 0 and c.records > 500 for c in (await agent.placement("busy")).channels)
+
+
+async def lost_some(agent):
+    found = await agent.model("busy")
+    return found if found.lost > 0 and found.status == "online" else None

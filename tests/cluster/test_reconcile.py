@@ -150,6 +150,13 @@ def test_an_error_that_would_only_come_again_ends_the_model(kind, gives_up):
     assert isinstance(decision, GiveUp if gives_up else WritePlan)
 
 
+def test_what_cannot_be_loaded_the_first_time_is_given_up_and_later_is_tried_again():
+    plan = planned()
+    assert isinstance(lost_one(plan, 0.0, state="failed", kind="ConnectorError", loading=True), GiveUp)
+    again = lost_one(plan, 0.0).plan
+    assert isinstance(lost_one(again, 10.0, state="failed", kind="ConnectorError", loading=True), WritePlan)
+
+
 def test_a_report_of_an_older_epoch_says_nothing():
     plan = lost_one(planned(), 0.0).plan
     run = reports(planned(), state="lost")

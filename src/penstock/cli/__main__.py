@@ -1,5 +1,5 @@
 """`python -m penstock.cli`: the same as `penstock`, with the interpreter that runs it."""
 
-from penstock.cli.main import main
+from penstock.cli.entry import main
 
 main()

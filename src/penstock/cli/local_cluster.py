@@ -127,7 +127,8 @@ class LocalCluster:
         environ = os.environ | {"PENSTOCK_REDIS": self.redis or "", "NO_COLOR": "1"}
         environ.pop("PENSTOCK_TOKEN", None)
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "penstock.cli", "node", "--name", node.name, "--port", str(node.port),
+            # -P: a file `http.py` in the working directory must not stand in for Python's own module.
+            sys.executable, "-P", "-m", "penstock.cli", "node", "--name", node.name, "--port", str(node.port),
             "--bind", HOST, "--cluster", self.cluster, "--until-stdin-closes", "--home", str(self.directory),
             stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, env=environ,
             start_new_session=True,  # Ctrl-C is for us; we stop the nodes in good order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +31,17 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from None
         except OSError as error:
             print_error(error)
+            if not _can_flush():
+                _forget_stdout()
             raise typer.Exit(1) from None
+
+
+def _can_flush() -> bool:
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _forget_stdout() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +12,17 @@ from penstock.cli.output import Json, console, error_console, print_json, print_
 from penstock.cli.values import Set, assignments
 from penstock.errors import UsageError
 
+if TYPE_CHECKING:
+    from penstock.client import Client
+
 app = typer.Typer(help="Add, remove, start and stop models.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="NAME or GROUP/NAME.", show_default=False)]
 
 COLUMNS = ("model", "status", "#executors", "#in/s", "#out/s", "#p50", "#p99", "#restarts", "#lost")
 COLOURS = {"online": "green", "finished": "green", "failed": "bold red", "degraded": "yellow", "starting": "yellow"}
+RESTART_ENTRIES = 200
+"""So many of the last log entries are looked through for the reason of a restart."""
 STARTING = 120.0
 """Seconds for an operation that starts or stops workers on every node."""
 
@@ -95,7 +100,7 @@ def list_(url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> No
 @app.command()
 def show(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> None:
     """Show one model with its executors."""
-    view = call(url, token, lambda client: client.model(name))
+    view, restart = call(url, token, lambda client: _with_restart(client, name))
     if json:
         print_json(view)
         return
@@ -106,10 +111,21 @@ def show(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = F
         out.print(f"config: {value_text(view['config'])}", markup=False)
     if view["error"]:
         out.print(view["error"], style="red", markup=False)
+    elif restart:
+        out.print(f"the last restart: {restart}", style="yellow", markup=False)
     if view["counters"]:
         out.print(table(("event", "#count"), view["counters"].items()))
     if view["executors"]:
         out.print(table(EXECUTOR_COLUMNS, map(executor_row, view["executors"])))
+
+
+def _with_restart(client: Client, name: str) -> tuple[dict[str, Any], str]:
+    """The model, and why its executors were last started again (as long as the log tells)."""
+    view = client.model(name)
+    if not view["restarts"] or view["error"]:
+        return view, ""
+    told = [entry["text"] for entry in client.log(name, limit=RESTART_ENTRIES) if entry["kind"] == "executor.restarted"]
+    return view, told[-1] if told else ""
 
 
 @app.command()

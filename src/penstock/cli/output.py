@@ -117,11 +117,18 @@ def exit_code(error: PenstockError) -> int:
     return 2 if isinstance(error, UsageError) else 1
 
 
+def _without_number(error: BaseException) -> str:
+    """`No space left on device`, `x.ndjson: Permission denied`: what the system said, without its number."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return f"{type(error).__name__}: {error}"
+    return error.strerror if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
+
+
 def print_error(error: BaseException) -> None:
     """One readable paragraph on standard error; with `PENSTOCK_DEBUG=1` the trace before it."""
     if os.environ.get("PENSTOCK_DEBUG") == "1":
         traceback.print_exception(error)
-    text = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, PenstockError) else _without_number(error)
     out = error_console()
     out.print("[bold red]error:[/] ", end="")
     out.print(text, markup=False)

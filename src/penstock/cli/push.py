@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from penstock.cli.connection import DEFAULT_URL, Token, Url, call
 from penstock.cli.output import Json, error_console, print_json
-from penstock.errors import UsageError
+from penstock.errors import PenstockError, UsageError
 
 PIECE = 256 * 2**10
 """Bytes that one request carries at most, unless a single line is longer."""
+LONGEST = 64 * 2**20
+"""Bytes of a line. No node takes a record of this size, and a file without line ends must not fill the memory."""
 
 
 def push(
@@ -37,10 +39,17 @@ def push(
     if (client is None) != (seq is None):
         raise UsageError("--client and --seq belong together", remedy="give both or none")
     source = 0 if file == "-" else _open(file)
+    sent = Sent()
     try:
         taken = call(
-            url, token, lambda c: c.push_ndjson(stream, pieces(source), client=client, seq=seq, deadline=deadline)
+            url,
+            token,
+            lambda c: c.push_ndjson(stream, sent.noting(pieces(source)), client=client, seq=seq, deadline=deadline),
         )
+    except UsageError:
+        raise
+    except PenstockError as error:
+        raise sent.explained(error) from None
     finally:
         if source:
             os.close(source)
@@ -62,15 +71,53 @@ def _open(file: str) -> int:
         raise UsageError(f"{file} cannot be read: permission denied") from None
 
 
+class Sent:
+    """What has been sent, for the error of the request that was refused: the node knows that request alone."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.lines = 0
+        """Of the input, before the latest request."""
+        self._latest = 0
+
+    def noting(self, bodies: Iterable[bytes]) -> Iterator[bytes]:
+        """The bodies, counted."""
+        for body in bodies:
+            self.requests += 1
+            self.lines += self._latest
+            self._latest = body.count(b"\n")
+            yield body
+
+    def explained(self, error: PenstockError) -> PenstockError:
+        """`error` with the place in the input, once earlier requests were taken."""
+        if self.requests < 2:
+            return error
+        problem: dict[str, Any] = getattr(error, "problem", {})
+        line = problem.get("line")
+        at = f"line {self.lines + line} of the input, " if isinstance(line, int) else ""
+        return PenstockError(
+            f"{at}request {self.requests}: {error.message}",
+            remedy=f"the requests before it, {self.lines:,} lines, are retained; go on behind them",
+        )
+
+
 def pieces(source: int) -> Iterator[bytes]:
     """Whole lines from a file descriptor, as much as is there: a slow pipe goes line by line, a file in big pieces."""
     if source == 0 and sys.stdin.isatty():
         error_console().print("one JSON value per line, end with Ctrl-D", style="dim")
-    rest = b""
+    rest: list[bytes] = []
+    length = 0
     while data := os.read(source, PIECE):
-        head, newline, tail = (rest + data).rpartition(b"\n")
-        if newline and head.strip():
-            yield head + newline
-        rest = tail
-    if rest.strip():
-        yield rest
+        head, newline, tail = data.rpartition(b"\n")
+        if newline:
+            yield b"".join(rest) + head + newline
+            rest, length = [], 0
+        rest.append(tail)
+        length += len(tail)
+        if length > LONGEST:
+            raise UsageError(
+                f"a line is longer than {LONGEST // 2**20} MiB", remedy="push one JSON value per line, with line ends"
+            )
+    last = b"".join(rest)
+    if last.strip():
+        yield last

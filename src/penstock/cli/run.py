@@ -13,7 +13,7 @@ import typer
 
 from penstock.cli.output import Json, console, error_console, json_text, print_lines, size, table, value_text
 from penstock.cli.values import Set, assignments
-from penstock.errors import UsageError
+from penstock.errors import PenstockError, UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -78,10 +78,16 @@ def checkpoint_url(text: str) -> str:
 
 async def _run(request: RunRequest, quiet: bool) -> RunResult:
     from penstock.cluster.local_run import run as run_locally
+    from penstock.connectors.stdout_lines import READER_LEFT
 
     stop = asyncio.Event()
     with _draining(stop), _progress(quiet) as show:
-        return await run_locally(request, show, stop)
+        try:
+            return await run_locally(request, show, stop)
+        except PenstockError as error:
+            if READER_LEFT in str(error):  # `penstock run … | head`: not a failure that anybody wants to read about
+                raise BrokenPipeError from None
+            raise
 
 
 @contextlib.contextmanager

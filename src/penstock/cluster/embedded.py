@@ -77,7 +77,7 @@ class EmbeddedValkey:
         """Start the guard; what it says first."""
         # A session of its own: Ctrl-C in the terminal must not stop the bus before the nodes have left it.
         self._guard = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "penstock.cluster.embedded", str(directory),
+            sys.executable, "-P", "-m", "penstock.cluster.embedded", str(directory),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         assert self._guard.stdout is not None

@@ -8,15 +8,19 @@ directory goes on from the last manifest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from penstock.cluster.launcher.process import ProcessLauncher, ProcessWorker
 from penstock.cluster.launcher.protocol import WorkerSpec
@@ -50,13 +54,17 @@ from penstock.worker.messages import (
     Stop,
     Stopped,
 )
-from penstock.worker.store import CheckpointStore
+from penstock.worker.store import CheckpointStore, TakenOver
 
 _DESCRIBE_TIMEOUT = 60.0
 _FAILED_CHECKPOINTS = 3
 """So many checkpoints that fail in a row end the run."""
 _STEP_TIMEOUT = 120.0
 """Seconds that workers may take to load, connect or stop."""
+_GRACE, _GRACE_AT_ONCE = 5.0, 0.5
+"""Seconds that workers may take to exit; the second when the run is cancelled."""
+_DATA_DIR = "penstock-run-"
+"""Directories of a run's sockets are named with this and the run's process id."""
 
 
 class RunRequest(msgspec.Struct, kw_only=True):
@@ -112,6 +120,7 @@ async def describe(target: str, config: dict[str, Any] | None = None, timeout: f
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "penstock.worker.describe", target, json.dumps(config or {}),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        process_group=0,
     )  # fmt: skip
     try:
         out, err = await asyncio.wait_for(process.communicate(), timeout)
@@ -140,13 +149,29 @@ async def run(
     if request.workers < 1:
         raise UsageError(f"a run needs at least 1 worker, not {request.workers}")
     topology = await describe(request.target, request.config)
-    data_dir = tempfile.mkdtemp(prefix="penstock-")
-    attempt = _Run(request, topology, data_dir, on_progress or (lambda progress: None), stop or asyncio.Event())
+    remove_stale()
+    data_dir = tempfile.mkdtemp(prefix=f"{_DATA_DIR}{os.getpid()}-")
+    grace = _GRACE
     try:
-        return await attempt.run()
+        attempt = _Run(request, topology, data_dir, on_progress or (lambda progress: None), stop or asyncio.Event())
+        try:
+            return await attempt.run()
+        except asyncio.CancelledError:
+            grace = _GRACE_AT_ONCE
+            raise
+        finally:
+            await attempt.release(grace)
     finally:
-        await attempt.release()
         shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def remove_stale() -> None:
+    """Remove the socket directories that killed runs of this user left."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_DATA_DIR}*"):
+        pid = path.name.removeprefix(_DATA_DIR).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if pid.isdecimal() and not psutil.pid_exists(int(pid)) and path.stat().st_uid == os.getuid():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 class _Run:
@@ -189,7 +214,10 @@ class _Run:
         return self.topology.flow
 
     async def run(self) -> RunResult:
-        self._prepare_checkpoints()
+        if self.request.checkpoint_url is not None:
+            self.store = CheckpointStore(self.request.checkpoint_url, self.model)
+            await asyncio.to_thread(self.store.claim)
+            self._prepare_checkpoints(self.store)
         launcher = ProcessLauncher()
         count = max(self.placement.values()) + 1
         specs = [
@@ -210,23 +238,20 @@ class _Run:
         self._progress()
         return self._result(drained)
 
-    def _prepare_checkpoints(self) -> None:
-        url = self.request.checkpoint_url
-        if url is None:
-            return
-        self.store = CheckpointStore(url, self.model)
-        found = self.store.latest()
+    def _prepare_checkpoints(self, store: CheckpointStore) -> None:
+        found = store.latest()
         if found is not None:
             self.restored, manifest = found
             self.complete = self.restored
             known, present = manifest["steps"], _steps(self.topology)
             if known != present:
                 raise CheckpointError(
-                    f"the checkpoint in {url} is of another flow: its steps are {known}, this flow's are {present}",
+                    f"the checkpoint in {self.request.checkpoint_url} is of another flow: its steps are {known}, "
+                    f"this flow's are {present}",
                     remedy="give another --checkpoint directory, or bring the old steps back",
                 )
         self.coordinator = CheckpointCoordinator(
-            self.placement, timeout=self.request.settings.checkpoint_timeout, after=self.store.next_number() - 1
+            self.placement, timeout=self.request.settings.checkpoint_timeout, after=store.next_number() - 1
         )
 
     async def _load(self) -> None:
@@ -271,8 +296,9 @@ class _Run:
                 if ended:
                     return draining
                 continue
-            if (abandoned := self.coordinator.on_time(now)) is not None and self.last == abandoned.number:
-                raise CheckpointError(f"the last checkpoint was given up: {abandoned.reason}")
+            if (abandoned := self.coordinator.on_time(now)) is not None:
+                waiting = ", ".join(map(str, abandoned.missing))
+                await self._given_up(abandoned.number, f"{abandoned.reason}; executors {waiting} did not report")
             if self.last is not None and self.complete is not None and self.complete >= self.last:
                 return draining
             if (ended or draining or now >= next_checkpoint) and self.last is None:
@@ -313,7 +339,7 @@ class _Run:
             case Checkpointed():
                 await self._checkpointed(message)
             case CheckpointFailed():
-                self._checkpoint_failed(message)
+                await self._checkpoint_failed(message)
             case Log():
                 print(message.text, file=sys.stderr)  # noqa: T201 - the run's own log
             case _:
@@ -332,20 +358,37 @@ class _Run:
             "counts": {str(stage): count for stage, count in self.counts.items()},
             "parts": {str(executor): part.info for executor, part in complete.parts.items()},
         }
-        await asyncio.to_thread(self.store.write_manifest, complete.number, manifest)
+        try:
+            await asyncio.to_thread(self.store.write_manifest, complete.number, manifest)
+        except TakenOver:
+            raise
+        except CheckpointError as error:
+            await self._given_up(complete.number, str(error))
+            return
         self.complete, self.failures = complete.number, 0
         await self._tell(Committed(self.model, complete.number))
-        await asyncio.to_thread(self.store.prune, self.request.settings.checkpoints_kept)
+        try:
+            await asyncio.to_thread(self.store.prune, self.request.settings.checkpoints_kept)
+        except CheckpointError as error:
+            print(f"an old checkpoint stays: {error}", file=sys.stderr)  # noqa: T201
 
-    def _checkpoint_failed(self, message: CheckpointFailed) -> None:
-        """Give the checkpoint up; the run goes on without it, but not for ever."""
+    async def _checkpoint_failed(self, message: CheckpointFailed) -> None:
         assert self.coordinator is not None
         if self.coordinator.in_flight == message.checkpoint:
             self.coordinator.abort(message.error)
-            self.failures += 1
-            if self.failures >= _FAILED_CHECKPOINTS or self.last is not None:
-                raise CheckpointError(message.error)
-            print(f"checkpoint {message.checkpoint} failed: {message.error}", file=sys.stderr)  # noqa: T201
+            await self._given_up(message.checkpoint, message.error)
+
+    async def _given_up(self, checkpoint: int, reason: str) -> None:
+        """The run goes on without this checkpoint, but not for ever, and not without its last one."""
+        assert self.store is not None
+        self.failures += 1
+        with contextlib.suppress(CheckpointError):
+            await asyncio.to_thread(self.store.discard, checkpoint)
+        if self.failures >= _FAILED_CHECKPOINTS:
+            raise CheckpointError(f"{self.failures} checkpoints in a row failed; the last, {checkpoint}: {reason}")
+        if self.last == checkpoint:
+            self.last = None  # the next one is the last one then
+        print(f"checkpoint {checkpoint} failed: {reason}", file=sys.stderr)  # noqa: T201
 
     async def _listen(self, slot: int) -> None:
         async for message in self.workers[slot].messages():
@@ -413,12 +456,16 @@ class _Run:
             drained=drained,
         )
 
-    async def release(self) -> None:
-        """End and reap all workers."""
-        await asyncio.gather(*(worker.stop() for worker in self.workers), return_exceptions=True)
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+    async def release(self, grace: float) -> None:
+        """End and reap all workers, then let others use the checkpoints."""
+        try:
+            await asyncio.gather(*(worker.stop(grace) for worker in self.workers), return_exceptions=True)
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+        finally:
+            if self.store is not None:
+                self.store.close()
 
 
 def _steps(topology: Topology) -> list[list[str]]:

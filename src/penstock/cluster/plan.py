@@ -90,6 +90,8 @@ class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     kind: str = ""
     """The class name of the error."""
+    loading: bool = False
+    """It failed while it was loaded, before it did anything."""
 
 
 class Lives(msgspec.Struct, frozen=True, kw_only=True):

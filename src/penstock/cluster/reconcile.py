@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from penstock.cluster.plan import GONE, Assigned, Lives, ModelEntry, ModelState, Plan
+from penstock.cluster.plan import GONE, Assigned, Lives, ModelEntry, ModelState, Plan, RunEntry
 from penstock.errors import UsageError
 from penstock.placement.plan import ExecutorKey, Placement, Problem, WorkerSlot, executor_keys, stage_counts
 from penstock.placement.registry import DEFAULT, place
@@ -142,7 +142,7 @@ def _repair(
         if name not in orphaned and name in state.run
         if state.run[name].epoch == a.epoch and state.run[name].state in GONE
     }
-    hopeless = next((r for r in failed.values() if r.state == "failed" and r.kind in PERMANENT), None)
+    hopeless = next((r for name, r in failed.items() if _hopeless(r, plan.executors[name])), None)
     if hopeless is not None:
         return GiveUp(hopeless.error)
     recent = [at for at in plan.failures if at > now - FAILURE_WINDOW]
@@ -163,6 +163,11 @@ def _repair(
         return Nothing()
     reason = next(iter(failed.values())).error if failed else f"node {plan.executors[orphaned[0]].node} is gone"
     return WritePlan(_restarted(plan, restart, recent, live, term, elsewhere), tuple(sorted(restart)), reason)
+
+
+def _hopeless(report: RunEntry, assigned: Assigned) -> bool:
+    """Whether a restart would only meet the same error: the author's, or one that kept it from ever being loaded."""
+    return report.state == "failed" and (report.kind in PERMANENT or (report.loading and not assigned.restarts))
 
 
 def pause(failures: int) -> float:

@@ -254,7 +254,9 @@ class Questions:
         """See `NodeService.results`. Nodes that are gone take theirs with them."""
         state = view.models.get(name)
         if state is None:
-            raise NotFound(f"there is no model {name!r}")
+            raise NotFound(f"there is no model {name!r}", remedy="penstock model list shows those that there are")
+        if step is not None:
+            _check_step(state, step)
         nodes = state.plan.nodes() if state.plan is not None else {self._node}
         found: list[Any] = []
         for node in sorted(nodes):
@@ -278,18 +280,23 @@ def _online(view: View, name: str) -> tuple[ModelState, Plan]:
     return state, state.plan
 
 
+def _check_step(state: ModelState, step: str) -> None:
+    """Raises `NotFound` when the model has no such step."""
+    try:
+        state.entry.topology.stage_of(step)
+    except FlowError as error:
+        raise NotFound(error.message, remedy=error.remedy) from error
+
+
 def _keyed(view: View, name: str, step: str) -> tuple[Plan, int]:
     """The plan, and the stage of a keyed step."""
     state, plan = _online(view, name)
+    _check_step(state, step)
     topology = state.entry.topology
-    try:
-        stage = topology.stage_of(step)
-    except FlowError as error:
-        raise NotFound(error.message, remedy=error.remedy) from error
     if step not in topology.keyed_steps:
         known = ", ".join(topology.keyed_steps) or "none"
         raise NotFound(f"step {step!r} of {name!r} has no state per key", remedy=f"steps that have: {known}")
-    return plan, stage.id
+    return plan, topology.stage_of(step).id
 
 
 def _key_text(key: Any) -> str:

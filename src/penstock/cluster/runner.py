@@ -288,8 +288,9 @@ class Runner:
         text = message.error if not message.trace else f"{message.error}\n{message.trace}"
         self._journal.say("model.log", text, model=hosted.model, level="error")
         if hosted.phase is not Phase.STOPPING:
+            loading = hosted.phase is Phase.LOADING
             for executor in hosted.executors:
-                self._entry(hosted, executor, "failed", message.error, message.kind)
+                self._entry(hosted, executor, "failed", message.error, message.kind, loading)
             self._stop(hosted)
 
     def _remove(self, hosted: _Hosted, reason: str) -> None:
@@ -314,7 +315,9 @@ class Runner:
     def _pending_of(self, model: str) -> _Pending:
         return self._pending.setdefault(model, _Pending())
 
-    def _entry(self, hosted: _Hosted, executor: str, state: str, error: str = "", kind: str = "") -> None:
+    def _entry(
+        self, hosted: _Hosted, executor: str, state: str, error: str = "", kind: str = "", loading: bool = False
+    ) -> None:
         handle = self.workers.handle(hosted.worker)
         entry = RunEntry(
             epoch=hosted.epoch,
@@ -326,6 +329,7 @@ class Runner:
             pid=0 if handle is None else handle.pid,
             error=error,
             kind=kind,
+            loading=loading,
         )
         self._say(hosted.model, executor, entry)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from penstock import codec
-from penstock.errors import ConnectorError, UsageError
+from penstock.errors import CodecError, ConnectorError, UsageError
 from penstock.flow.connector import ConnectorContext, Sink, Writer
 
 
@@ -45,7 +45,7 @@ class CollectWriter(Writer):
                 f"step {ctx.step!r}: nobody collects records here",
                 remedy="collect() is for runs that a program starts and waits for; use another sink on a cluster",
             )
-        self._limit, self._ctx, self._hand_over = limit, ctx, ctx.collect
+        self._limit, self._ctx, self._collect = limit, ctx, ctx.collect
         self._count = 0
         self._held: list[Any] = []
         self._prepared: list[tuple[int, bytes]] = []
@@ -63,6 +63,15 @@ class CollectWriter(Writer):
             self._held += records
         else:
             self._hand_over(self._ctx.step, list(records))
+
+    def _hand_over(self, step: str, records: list[Any]) -> None:
+        try:
+            self._collect(step, records)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CodecError(
+                f"step {step!r}: a record cannot be collected: {error or type(error).__name__}",
+                remedy="map it to text, numbers, lists or dictionaries before the sink",
+            ) from error
 
     def prepare(self, checkpoint: int) -> Any:
         """All records that were not handed over yet, by checkpoint."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import uuid
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -99,9 +101,21 @@ async def _connected(source: NatsSubject) -> Any:
         )
     except (OSError, TimeoutError, client.errors.Error) as error:
         raise ConnectorError(
-            f"NATS at {source.where} could not be reached: {error or type(error).__name__}",
+            f"NATS at {source.where} could not be reached for {source.deadline:g} s: {_why(source, error)}",
             remedy="check that the server runs and that host and port are right",
         ) from error
+
+
+def _why(source: NatsSubject, error: Exception) -> str:
+    """The client's own words; when it has none (it tried until the deadline), why a plain connection fails."""
+    if str(error):
+        return str(error)
+    parts = urlsplit(source.url.split(",")[0])
+    try:
+        with socket.create_connection((parts.hostname or "localhost", parts.port or 4222), timeout=1.0):
+            return "something listens there, but it does not answer as a NATS server"
+    except (OSError, ValueError) as problem:
+        return getattr(problem, "strerror", None) or str(problem)
 
 
 def _refused(source: NatsSubject, error: Exception) -> ConnectorError:

@@ -21,6 +21,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -54,8 +55,20 @@ class PartFiles(Writer):
         self._ready: list[str] = []
         """Parts prepared and not yet committed, by their visible names."""
         self._clean = False
+        if self.single:
+            self._refuse_devices()
         with self._naming_errors():
             os.makedirs(self.directory, exist_ok=True)
+
+    def _refuse_devices(self) -> None:
+        """A rename would put a plain file where the device (or pipe, or socket) is. Raises `ConnectorError`."""
+        with self._naming_errors(), contextlib.suppress(FileNotFoundError):
+            mode = os.stat(self.path).st_mode
+            if not stat.S_ISREG(mode):
+                raise ConnectorError(
+                    f"{self.path!r} is not a plain file, and a result is written to a new file that takes its place",
+                    remedy="name a plain file, or use ps.stdout() and redirect it",
+                )
 
     # ---- records --------------------------------------------------------------------------------------------------
 

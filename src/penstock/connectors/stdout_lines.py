@@ -40,6 +40,8 @@ def stdout(format: Format = "text") -> Stdout:
     return Stdout(format)
 
 
+READER_LEFT = "standard output was closed by its reader"
+"""The message of the error when, for example, `head` has seen enough."""
 PIPE_BYTES = 4096
 """POSIX keeps writes of up to this size in one piece when several processes write to one pipe (PIPE_BUF on Linux)."""
 
@@ -73,6 +75,6 @@ class StdoutWriter(Writer):
                     buffer.write(lines)
                     buffer.flush()
         except BrokenPipeError as error:
-            raise ConnectorError("standard output was closed by its reader") from error
+            raise ConnectorError(READER_LEFT) from error
         except OSError as error:
             raise ConnectorError(f"cannot write to standard output: {error.strerror}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from penstock.flow.graph import EdgeShape
 from penstock.flow.operator import Outlet
 from penstock.placement.plan import Channel
 from penstock.worker.payload import COLUMNS, encode_columns, encode_rows
+from penstock.worker.sinks import naming
 
 EAGER_FRAMES = 4
 """Partial batches wait while so many frames of the channel are not acknowledged."""
@@ -156,7 +158,9 @@ class Outbound:
                 rows = Rows(values or [], part.keys, part.times, self.target.lane, origin)
                 self._put(Kind.DATA, rows, len(part), origin)
             else:
-                self._put(Kind.DATA, encode_rows(part.values, part.keys, part.times), len(part), origin)
+                with _naming(self.channel.edge):
+                    payload = encode_rows(part.values, part.keys, part.times)
+                self._put(Kind.DATA, payload, len(part), origin)
         elif self.watermark != self.told:
             self._put(Kind.WATERMARK)
 
@@ -172,7 +176,9 @@ class Outbound:
             moved = Columns(batch.frame, batch.key, batch.time, self.target.lane, batch.origin)
             self._put(Kind.DATA, moved, len(batch), batch.origin)
         else:
-            self._put(Kind.DATA, encode_columns(batch), len(batch), batch.origin, flags=COLUMNS)
+            with _naming(self.channel.edge):
+                payload = encode_columns(batch)
+            self._put(Kind.DATA, payload, len(batch), batch.origin, flags=COLUMNS)
 
     def signal(self, kind: Kind, checkpoint: int = 0) -> None:
         """Send a barrier or the end, behind everything gathered."""
@@ -221,21 +227,28 @@ class Outbound:
         self.told = MIN_TIME
 
 
+def _naming(edge: EdgeShape) -> AbstractContextManager[None]:
+    """What cannot travel is told with the steps between which it was to travel."""
+    return naming(edge.source_step, f"its results cannot go on to {edge.target_step!r}: ")
+
+
 class EdgeOutlet:
     """Where the results of a step leave the executor: one edge of the plan, many channels."""
 
     def __init__(self, edge: EdgeShape, outbounds: list[Outbound], index: int) -> None:
+        self._edge = edge
         self._needs_values = edge.needs_values
         self._outbounds = outbounds
         self._router = Router(len(outbounds))
         self._tracker = Tracker()
+        self._watermark = MIN_TIME
         self._turn = index
         self._pipe = edge.kind == "pipe"
         self._single = len(outbounds) == 1
 
     def send(self, batch: Batch) -> None:
         """Route a batch by key; an unkeyed one goes to the consumers in turn."""
-        self._tracker.wake(0, batch.lane)
+        self._tell(self._tracker.wake(0, batch.lane))
         if isinstance(batch, Columns):
             self._send_columns(batch)
             return
@@ -245,7 +258,9 @@ class EdgeOutlet:
         elif batch.keys is None:
             self._next().gather(Part(values, None, batch.times), batch.origin)
         else:
-            for executor, keys, own, times in self._router.split(batch.keys, values, batch.times):
+            with _naming(self._edge):
+                parts = self._router.split(batch.keys, values, batch.times)
+            for executor, keys, own, times in parts:
                 self._outbounds[executor].gather(Part(own, keys, times), batch.origin)
 
     def _send_columns(self, batch: Columns) -> None:
@@ -256,7 +271,9 @@ class EdgeOutlet:
         else:
             keys = batch.frame[batch.key].to_list()
             places = list(range(len(keys)))
-            for executor, _, chosen, _ in self._router.split(keys, places, None):
+            with _naming(self._edge):
+                parts = self._router.split(keys, places, None)
+            for executor, _, chosen, _ in parts:
                 part = Columns(batch.frame[chosen], batch.key, batch.time, batch.lane, batch.origin)
                 self._outbounds[executor].send_columns(part)
 
@@ -266,6 +283,10 @@ class EdgeOutlet:
 
     def advance(self, lane: int, watermark: int) -> None:
         """The edge's watermark is the least of its lanes; it travels with the next frame."""
-        combined = self._tracker.update(0, lane, watermark)
-        for outbound in self._outbounds:
-            outbound.watermark = combined
+        self._tell(self._tracker.update(0, lane, watermark))
+
+    def _tell(self, watermark: int) -> None:
+        if watermark != self._watermark:
+            self._watermark = watermark
+            for outbound in self._outbounds:
+                outbound.watermark = watermark

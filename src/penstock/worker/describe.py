@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     try:
         config = json.loads(arguments[1]) if len(arguments) > 1 else {}
         body, status = msgspec.json.encode(load_graph(arguments[0], config).topology), 0
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
         body, status = msgspec.json.encode({"error": text, "kind": type(error).__name__, "trace": trace}), 1

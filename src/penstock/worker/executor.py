@@ -25,7 +25,7 @@ from penstock.worker.channels import Inbound, Item, Outbound
 from penstock.worker.messages import ExecutorId
 from penstock.worker.metrics import LatencyHistogram
 from penstock.worker.payload import decode_batch
-from penstock.worker.sinks import SinkOperator
+from penstock.worker.sinks import SinkOperator, naming
 from penstock.worker.sources import Lane
 
 _TURN_NS = 10_000_000
@@ -112,7 +112,8 @@ class Executor:
         if item.kind is Kind.DATA:
             payload = item.payload
             if isinstance(payload, memoryview):
-                payload = decode_batch(payload, item.header.flags, inbound.lane, item.header.origin)
+                with naming(inbound.channel.edge.target_step, "what came in cannot be read: "):
+                    payload = decode_batch(payload, item.header.flags, inbound.lane, item.header.origin)
             assert payload is not None
             if isinstance(payload, Rows) and len(payload) > self._slice:
                 payload, rest = payload.cut(self._slice)
@@ -196,9 +197,10 @@ class Executor:
 
     def drain(self, *, finish: bool) -> None:
         """Sources stop reading; with `finish`, as if their input had ended."""
-        self.draining = not finish
-        if finish:
-            for lane in self.lanes:
+        self.draining = True
+        for lane in self.lanes:
+            self.records_in += lane.drain(self.clock)
+            if finish:
                 lane.end()
 
     def _all_ended(self) -> bool:
@@ -206,7 +208,8 @@ class Executor:
 
     def _finish(self) -> None:
         self.ended = True
-        if not self.restored_finished:
+        if not self.restored_finished or self.records_in:
+            # Also when a finished input has grown since: what it brought must come out.
             self.chain.finish()
         for outbound in self.outbounds.values():
             outbound.signal(Kind.END)

@@ -77,7 +77,7 @@ class Worker:
         self._bell_in.setblocking(False)
         self._disk = ThreadPoolExecutor(1, "checkpoint")
         self._written: list[Callable[[], None]] = []
-        self._flush_at = 0.0
+        self._rung = False
         self.refused = 0
         """Frames that belong to no channel here."""
 
@@ -104,9 +104,17 @@ class Worker:
             self._bell_in.close()
 
     def _turn(self) -> bool:
-        for message in self._control.receive():
+        messages = self._control.receive()
+        if self._control.closed:
+            # What a supervisor asked for before it died must not happen now: its successor may be at work already.
+            return False
+        for message in messages:
             self._obey(message)
         did = self._receive_frames()
+        if self._rung:
+            # Looked at in every turn, not only after a wait: a busy worker never waits.
+            self._rung = False
+            self._woken()
         while self._written:
             self._written.pop(0)()
         for model in list(self._models.values()):
@@ -121,8 +129,8 @@ class Worker:
             did = executor.work() or did
         now = self.clock.monotonic()
         self._reporters[model.name].tick(now)
-        if now >= self._flush_at:
-            self._flush_at = now + model.load.settings.flush_interval
+        if now >= model.flush_at:
+            model.flush_at = now + model.load.settings.flush_interval
             for executor in model.executors.values():
                 executor.flush_sinks()
         return did
@@ -132,7 +140,7 @@ class Worker:
         activate(model.scope)
         try:
             return bool(act())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._fail(model.name, error)
             self._drop(model, well=False)
             return True
@@ -146,15 +154,16 @@ class Worker:
         for ready, _ in poller.poll(math.ceil(max(0.0, due - now) * 1000)):
             if ready == self._bell.fileno():
                 self._bell.recv(4096)
-                for model in list(self._models.values()):
-                    self._guard(model, lambda model=model: self._woken(model))  # type: ignore[misc]
 
-    def _woken(self, model: Model) -> None:
-        for executor in model.executors.values():
-            executor.woken()
+    def _woken(self) -> None:
+        for model in list(self._models.values()):
+            self._guard(model, model.woken)
 
     def wake(self) -> None:
         """Make the loop look again; from any thread."""
+        if self._rung:
+            return
+        self._rung = True
         try:
             self._bell_in.send(b"!")
         except (BlockingIOError, OSError):
@@ -223,8 +232,9 @@ class Worker:
             case Lookup() | Listing() | Push():
                 self._answer(message)
             case Shutdown():
+                # A run that ended well has stopped its models before; now nobody knows what became of the others.
                 for model in list(self._models.values()):
-                    self._drop(model, well=all(executor.reported for executor in model.executors.values()))
+                    self._drop(model, well=False)
                 self._done = True
             case _:
                 raise UsageError(f"a worker does not obey {type(message).__name__}")
@@ -245,11 +255,12 @@ class Worker:
             parts: dict[int, list[snapshot.Part]] = {}
             if load.checkpoint_url is not None:
                 store = self._stores[load.model] = CheckpointStore(load.checkpoint_url, graph.name)
+                store.join()
                 if load.restore is not None:
                     parts = _restored(store, load.restore, {e.stage for e in load.executors})
             model = build_model(load, graph, self, parts)
-        except Exception as error:
-            self._stores.pop(load.model, None)
+        except (Exception, SystemExit) as error:
+            self._forget_store(load.model)
             self._fail(load.model, error)
             return
         self._models[model.name] = self._numbers[model.number] = model
@@ -284,17 +295,22 @@ class Worker:
         except Exception as error:
             self.say(Reply(message.id, False, None, str(error)))
 
-    def _fail(self, name: str, error: Exception) -> None:
+    def _forget_store(self, name: str) -> None:
+        store = self._stores.pop(name, None)
+        if store is not None:
+            self._disk.submit(store.close)  # behind what is still being written
+
+    def _fail(self, name: str, error: BaseException) -> None:
         known = isinstance(error, PenstockError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
         self.say(Failed(name, text, trace, type(error).__name__))
 
     def _drop(self, model: Model, *, well: bool) -> None:
-        self._reporters.pop(model.name).report(self.clock.monotonic())
         del self._models[model.name]
         del self._numbers[model.number]
-        self._stores.pop(model.name, None)
+        self._reporters.pop(model.name).report(self.clock.monotonic())
+        self._forget_store(model.name)
         self._taken = {key: value for key, value in self._taken.items() if key[0] != model.name}
         for error in model.close(well=well):
             self._fail(model.name, error)
@@ -308,9 +324,10 @@ class Worker:
         if store is None:
             return
         part = snapshot.take(executor, checkpoint)
-        self._taken.setdefault((model.name, checkpoint), {})[executor] = part
         pause = self.clock.monotonic() - executor.barrier_at
         data = snapshot.write(part)
+        # Of the state, only what `_commit` needs is kept.
+        self._taken.setdefault((model.name, checkpoint), {})[executor] = snapshot.without_state(part)
         name, here = model.name, executor.id
 
         def done(message: Message) -> None:

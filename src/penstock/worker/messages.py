@@ -256,6 +256,7 @@ class ExecutorMetrics(msgspec.Struct):
     executor: ExecutorId
     records_in: int
     records_out: int
+    """Sent to other executors, and taken by sinks."""
     cpu: float
     busy: float
     """Share of the last interval spent processing, 0 to 1."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from penstock.clock import Clock
 from penstock.connectors.json_lines import jsonable
-from penstock.errors import StepError
+from penstock.errors import StepError, UsageError
 from penstock.exchange.channel import Receiver, Sender
 from penstock.flow import failure
 from penstock.flow.batch import MIN_TIME
@@ -29,6 +29,10 @@ from penstock.worker.sources import Lane, open_lanes
 
 DEAD_LETTER = "dead-letter"
 """The name of the sink of each executor that takes what failed."""
+MOST_CHANNELS = 1 << 16
+"""Frames have 16 bits for a model's channel."""
+_COLLECTED_AT_ONCE = 8192
+"""Records in one message to the supervisor."""
 
 
 class Surroundings(Protocol):
@@ -78,6 +82,8 @@ class Model:
     started: bool = False
     refused: int = 0
     """Frames for channels that do not end here."""
+    flush_at: float = 0.0
+    """When (monotonic) its sinks are to be flushed."""
 
     def connect(self, message: Connect) -> None:
         """Learn where executors are, and which incarnations they have. Channels to a new incarnation start anew; what
@@ -107,6 +113,11 @@ class Model:
         """Open the gates."""
         self.started = True
 
+    def woken(self) -> None:
+        """Some connector or operator said that there is something to do."""
+        for executor in self.executors.values() if self.started else ():
+            executor.woken()
+
     def consumer(self, channel: Channel) -> str:
         """The endpoint of a channel's consumer."""
         return self.endpoints[f"{channel.consumer_stage}.{channel.consumer_index}"]
@@ -116,10 +127,10 @@ class Model:
         return self.endpoints[f"{channel.producer_stage}.{channel.producer_index}"]
 
     def lane(self, source: str) -> Lane | None:
-        """A partition of `source` that is read here and has not ended."""
+        """A partition of `source` that is read here and goes on being read."""
         for executor in self.executors.values():
             for lane in executor.lanes:
-                if lane.step == source and not lane.ended:
+                if lane.step == source and not lane.ended and not executor.draining:
                     return lane
         return None
 
@@ -141,6 +152,11 @@ def build_model(load: Load, graph: Graph, around: Surroundings, parts: dict[int,
     """
     model = Model(load.model, load.number, graph, load, current(), around, {}, {}, {}, {}, {}, {})
     plan = channels(graph.topology, load.counts)
+    if len(plan) > MOST_CHANNELS:
+        raise UsageError(
+            f"{graph.name!r} would need {len(plan):,} channels between its executors; {MOST_CHANNELS:,} are possible",
+            remedy="use fewer executors",
+        )
     try:
         for executor_id in load.executors:
             _Builder(model, executor_id, plan, parts.get(executor_id.stage, [])).build()
@@ -233,10 +249,17 @@ class _Builder:
         return exits, outbounds
 
     def _context(self, name: str) -> StepContext:
+        index, executors = self.id.index, self.executors
+        if name == DEAD_LETTER:
+            # Every executor of every stage has one: its number must be its own in the whole model, or two of them
+            # would write the same file.
+            counts = self.load.counts
+            index += sum(count for stage, count in counts.items() if stage < self.id.stage)
+            executors = sum(counts.values())
         return StepContext(
             step=name,
-            index=self.id.index,
-            executors=self.executors,
+            index=index,
+            executors=executors,
             bounded=self.graph.topology.bounded,
             clock=self.around.clock,
             config=self.load.config,
@@ -255,7 +278,9 @@ class _Builder:
         )
 
     def _collect(self, step: str, records: list[Any]) -> None:
-        self.around.say(Collected(self.model.name, step, [jsonable(record) for record in records]))
+        for at in range(0, len(records), _COLLECTED_AT_ONCE):
+            part = [jsonable(record) for record in records[at : at + _COLLECTED_AT_ONCE]]
+            self.around.say(Collected(self.model.name, step, part))
 
     def _policy(self) -> FailurePolicy:
         sink = self.graph.on_error

@@ -56,7 +56,8 @@ class Reporter:
         return ExecutorMetrics(
             executor=executor.id,
             records_in=executor.records_in,
-            records_out=sum(outbound.sender.records for outbound in executor.outbounds.values()),
+            records_out=sum(outbound.sender.records for outbound in executor.outbounds.values())
+            + sum(sink.records for sink in executor.sinks.values()),
             cpu=executor.cpu_ns / 1e9,
             busy=min(1.0, (executor.busy_ns - before) / 1e9 / elapsed),
             queue=len(executor.queue) + sum(len(inbound.held) for inbound in executor.inbounds.values()),

@@ -12,6 +12,7 @@ from penstock.exchange.keys import Router
 from penstock.flow.batch import IDLE, MIN_TIME
 from penstock.flow.operator import KeyedOperator
 from penstock.worker.executor import Executor
+from penstock.worker.sinks import naming
 
 
 class Part(msgspec.Struct):
@@ -52,12 +53,13 @@ def take(executor: Executor, checkpoint: int) -> Part:
     for lane in executor.lanes:
         part.offsets.setdefault(lane.step, {})[lane.partition] = codec.pack([lane.reader.offset()])
     for name, operator in executor.chain.operators.items():
-        if isinstance(operator, KeyedOperator):
-            states = [operator.dump(state) for state in operator.state.values()]
-            part.keyed[name] = (codec.pack(list(operator.state)), codec.pack(states))
-        local = operator.dump_local()
-        if local is not None:
-            part.local[name] = codec.pack([local])
+        with naming(name, "its state cannot be stored: "):
+            if isinstance(operator, KeyedOperator):
+                states = [operator.dump(state) for state in operator.state.values()]
+                part.keyed[name] = (codec.pack(list(operator.state)), codec.pack(states))
+            local = operator.dump_local()
+            if local is not None:
+                part.local[name] = codec.pack([local])
     for name, sink in executor.sinks.items():
         part.sinks[name] = codec.pack([sink.prepare(checkpoint)])
     for inbound in executor.inbounds.values():
@@ -66,6 +68,11 @@ def take(executor: Executor, checkpoint: int) -> Part:
         mark = MIN_TIME if inbound.watermark == IDLE else inbound.watermark
         part.watermarks[edge] = mark if known is None else min(known, mark)
     return part
+
+
+def without_state(part: Part) -> Part:
+    """What is needed of a part to commit it: offsets and pending values of sinks."""
+    return Part(part.executor, part.finished, part.offsets, sinks=part.sinks)
 
 
 def write(part: Part) -> bytes:
@@ -108,8 +115,25 @@ def restore(executor: Executor, executors: int, parts: list[Part]) -> None:
             operator.load_local(local)
     for name, sink in executor.sinks.items():
         sink.recover([part.pending()[name] for part in parts[index::executors] if name in part.sinks])
-    executor.restored_finished = all(part.finished for part in parts)
+    executor.restored_finished = _finished(executor, executors, parts)
     for inbound in executor.inbounds.values():
         marks = [part.watermarks.get(inbound.channel.edge.id, MIN_TIME) for part in parts]
         if min(marks) > MIN_TIME:
             inbound.advance(min(marks))
+
+
+def _finished(executor: Executor, executors: int, parts: list[Part]) -> bool:
+    """Whether all that this executor takes over had come to its end before, with its last results sent.
+
+    Raises `CheckpointError` when former executors that had and ones that had not would have to share their keys.
+    """
+    if len(parts) == executors:
+        return parts[executor.id.index].finished
+    done = [part.finished for part in parts]
+    if any(done) and not all(done) and any(part.keyed for part in parts):
+        raise CheckpointError(
+            f"some of the {len(parts)} executors of stage {executor.id.stage} had finished when the checkpoint was "
+            f"taken, so that their state cannot be divided among {executors}",
+            remedy=f"start with {len(parts)} executors again",
+        )
+    return all(done)

@@ -10,6 +10,7 @@ from penstock.errors import UsageError
 from penstock.flow.batch import END_TIME, IDLE, MIN_TIME, Rows
 from penstock.flow.connector import ConnectorContext, EndOfInput, Reader, Source
 from penstock.flow.operator import Outlet
+from penstock.worker.sinks import naming
 
 
 @dataclass(slots=True, eq=False)
@@ -26,33 +27,53 @@ class Lane:
     idle_after: float
     acknowledges: bool
     """Without checkpoints a batch is acknowledged as soon as it has been passed on."""
-    heard: float
-    """When (monotonic) it last gave a record."""
     ended: bool = False
     idle: bool = False
+    idle_at: float = float("inf")
+    """When (monotonic) it counts as idle, unless a record comes; set by the first read that finds nothing."""
     retry_at: float = 0.0
     """Do not read before (monotonic)."""
 
     def read(self, limit: int, clock: Clock) -> int:
         """Read a batch and pass it on; the number of records. Sets `ended` at the end."""
         try:
-            records = self.reader.read(limit)
+            with naming(self.step):
+                records = self.reader.read(limit)
         except EndOfInput:
             self.end()
             return 0
-        now = clock.monotonic()
         if records:
-            self.heard, self.idle = now, False
+            self.idle, self.idle_at = False, float("inf")
             self.outlet.send(Rows(records, lane=self.number, origin=clock.time_ns()))
             if self.acknowledges:
                 self.reader.retained(self.reader.offset())
         else:
-            wait = self.reader.next_at()
-            self.retry_at = float("inf") if wait is None else wait
-            if not self.bounded and not self.idle and now - self.heard > self.idle_after:
-                self.idle = True
-                self.outlet.advance(self.number, IDLE)
+            self._nothing(clock.monotonic())
         return len(records)
+
+    def _nothing(self, now: float) -> None:
+        """There is no record: when to look again, and whether event time goes on without this lane."""
+        wait = self.reader.next_at()
+        self.retry_at = float("inf") if wait is None else wait
+        if self.bounded or self.idle:
+            return
+        self.idle_at = min(self.idle_at, now + self.idle_after)
+        if now >= self.idle_at:
+            self.idle, self.idle_at = True, float("inf")
+            self.outlet.advance(self.number, IDLE)
+        # A reader that only a wake-up makes readable must still be looked at when its silence has lasted long enough.
+        self.retry_at = min(self.retry_at, self.idle_at)
+
+    def drain(self, clock: Clock) -> int:
+        """Reading stops. What was pushed in and accepted, and nobody can send again, is still taken."""
+        waiting = 0 if self.replayable or self.ended else self.reader.lag() or 0
+        taken = 0
+        while taken < waiting and not self.ended:
+            count = self.read(waiting - taken, clock)
+            if not count:
+                break
+            taken += count
+        return taken
 
     def end(self) -> None:
         """No further record will come."""
@@ -95,7 +116,6 @@ def open_lanes(
             bounded=source.bounded,
             idle_after=idle_after,
             acknowledges=not ctx.checkpointed and type(reader).retained is not Reader.retained,
-            heard=ctx.clock.monotonic(),
         )
         lanes.append(lane)
     for lane in lanes:

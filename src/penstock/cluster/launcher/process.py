@@ -82,10 +82,14 @@ class ProcessLauncher:
                 stdout=log,
                 stderr=log,
                 pass_fds=(theirs.fileno(),),
+                process_group=0,  # Ctrl-C on the terminal is the supervisor's to handle, also while the worker starts
             )
         except OSError as error:
             ours.close()
             raise WorkerError(f"worker {spec.name} could not be started: {error}") from error
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
             if log is not None:

@@ -27,7 +27,9 @@ class Standing(Enum):
     """The store has lost its memory: offer the journal."""
 
 
-def arrive(store: Store, now: int, node: str, nonce: str, length: int, least: int) -> tuple[Store, tuple[Standing, int]]:
+def arrive(
+    store: Store, now: int, node: str, nonce: str, length: int, least: int
+) -> tuple[Store, tuple[Standing, int]]:
     """ARRIVE: a lease of `length` ms for a new incarnation, above `least`. An earlier incarnation is a member no more,
     so what waits for its vote is aborted, and what waits for its acknowledgement need not."""
     if not store.lineage:

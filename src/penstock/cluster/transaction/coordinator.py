@@ -143,16 +143,14 @@ def finish(store: Store, now: int, tx_id: str) -> tuple[Store, Phase | None]:
     return _put(store, _replace(tx, phase=Phase.FINISHED, rev=rev)), Phase.FINISHED
 
 
-def ack(
-    store: Store, now: int, node: str, incarnation: int, lineage: tuple[str, ...], rev: int
-) -> tuple[Store, bool]:
+def ack(store: Store, now: int, node: str, incarnation: int, lineage: tuple[str, ...], rev: int) -> tuple[Store, bool]:
     """ACK: this incarnation has applied, and fsynced, everything up to `rev`."""
     lease = store.live(node, now)
     if lineage != store.lineage or rev > store.rev or lease is None or lease.incarnation != incarnation:
         return store, False
     txs = {
-        id: _replace(tx, acks=tx.acks | {node})
-        for id, tx in store.txs.items()
+        tx_id: _replace(tx, acks=tx.acks | {node})
+        for tx_id, tx in store.txs.items()
         if tx.phase is Phase.FINISHED
         if tx.rev <= rev and tx.participants.get(node) == incarnation and node not in tx.acks
     }

@@ -108,8 +108,8 @@ class Ack:
 
 @dataclass(frozen=True, eq=False)
 class Prepare:
-    """Everything that can fail, invisibly: fetch, verify, environment, self-test, fsync, warm worker with its gate shut.
-    Failed: the reason is this node's no."""
+    """Everything that can fail, invisibly: fetch, verify, environment, self-test, fsync, a warm worker with its gate
+    shut. Failed: the reason is this node's no."""
 
     tx: Tx
 

@@ -2,8 +2,8 @@
 
 `offer` and `install` are Lua scripts; `rebuild` is a pure function that any node computes from the offers. What it
 gives is safe for two reasons. The newest copy is the truth up to its revision, because a node changes its copy only
-after FINISH. And a transaction that no journal calls decided was not finished, because FINISH is called only by nodes that
-have fsynced the decision; it is aborted. For both, every node that could know more must have offered.
+after FINISH. And a transaction that no journal calls decided was not finished, because FINISH is called only by nodes
+that have fsynced the decision; it is aborted. For both, every node that could know more must have offered.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ def rebuild(offers: Mapping[str, Journal], without: Collection[str] = ()) -> Reb
         return Blank()
     best = max(offers.values(), key=lambda offer: (len(offer.lineage), offer.rev))
     known = [offer for offer in offers.values() if offer.lineage == best.lineage]
-    doubtful = _in_doubt(known)
+    doubtful = _in_doubt(known, best)
     named = {best.node, *(node for offer in known for node in offer.members)}
     named |= {node for tx in doubtful.values() for node in tx.participants}
     if missing := named - offers.keys() - set(without):
         return Waiting(frozenset(missing))
     models, rev = dict(best.models), best.rev
     committed = {tx.key: tx for offer in known for tx in offer.keys.values()}
-    decided = {id for offer in known for id in offer.decided}
+    decided = {tx_id for offer in known for tx_id in offer.decided}
     for tx in sorted(doubtful.values(), key=lambda tx: tx.id):
         name = tx.operation.model
         before = models.get(name)
-        if tx.id not in decided or (before.generation if before is not None else 0) != tx.base:
-            continue  # aborted, or it is in the best copy already
+        if tx.id not in decided:
+            continue
         rev += 1
         models[name] = changed(before, tx, rev)
         if tx.key:
@@ -65,12 +65,15 @@ def rebuild(offers: Mapping[str, Journal], without: Collection[str] = ()) -> Reb
     )  # fmt: skip
 
 
-def _in_doubt(offers: Collection[Journal]) -> dict[str, Tx]:
+def _in_doubt(offers: Collection[Journal], best: Journal) -> dict[str, Tx]:
+    """Transactions whose end the best copy does not show. The lock keeps the generation until a transaction ends, and
+    no generation is given twice: another generation than its base means that it ended before."""
     found: dict[str, Tx] = {}
     for offer in offers:
         found.update(offer.prepared)
         found.update(offer.decided)
-    return found
+    generations = {name: entry.generation for name, entry in best.models.items()}
+    return {tx_id: tx for tx_id, tx in found.items() if generations.get(tx.operation.model, 0) == tx.base}
 
 
 def offer(store: Store, now: int, nonce: str, length: int, journal: Journal) -> tuple[Store, bool]:

@@ -44,9 +44,6 @@ class Phase(Enum):
     ABORTED = "aborted"
 
 
-OPEN = frozenset({Phase.PREPARING, Phase.COMMITTING})
-
-
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for. `digest` is for ADD and UPDATE; `config` is JSON text, `None`: as it is."""
 
@@ -114,7 +111,7 @@ class Tx(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def open(self) -> bool:
         """Whether it still holds its lock."""
-        return self.phase in OPEN
+        return self.phase is Phase.PREPARING or self.phase is Phase.COMMITTING
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,7 +162,7 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
 
     def open(self) -> list[Tx]:
         """Transactions that are not FINISHED or ABORTED."""
-        return [tx for tx in self.txs.values() if tx.phase in OPEN]
+        return [tx for tx in self.txs.values() if tx.open]
 
     def live(self, node: str, now: int) -> Lease | None:
         """The lease of `node` if it is in force at `now`."""
