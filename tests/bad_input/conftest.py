@@ -77,16 +77,30 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(penstock, started):
+def cluster_beside(folder, penstock, started):
+    """Start a cluster of one node in a working directory that holds files of these names."""
+    commands = []
+
+    def start(*names):
+        for name in names:
+            (folder / name).write_text("raise RuntimeError('the wrong module')\n")
+        command = started("up", "--nodes", "1", "--port", free_ports(1), "--json")
+        commands.append(command)
+        line = command.line()
+        assert line, command.end()
+        return Cluster(json.loads(line)["nodes"][0]["url"], penstock)
+
+    yield start
+    for command in commands:
+        command.interrupt()
+        code, _, err = command.end()
+        assert code == 0, err
+
+
+@pytest.fixture
+def cluster(cluster_beside):
     """A cluster of one node on a free port."""
-    port = free_ports(1)
-    command = started("up", "--nodes", "1", "--port", port, "--json")
-    line = command.line()
-    assert line, command.end()
-    yield Cluster(json.loads(line)["nodes"][0]["url"], penstock)
-    command.interrupt()
-    code, _, err = command.end()
-    assert code == 0, err
+    return cluster_beside()
 
 
 def interrupt_all(command, number=signal.SIGINT):

@@ -15,7 +15,7 @@ BAD = {
     "csv: a quote that is never closed": ("ps.csv('d')", 'a,b\n1,2\n"3,4\n5,6\n', ["line 3", "not CSV"]),
     "ndjson: not JSON": ("ps.ndjson('d')", '{"a":1}\n{bad\n', ["line 2", "not JSON", "{bad"]),
     "ndjson: cut in the middle": ("ps.ndjson('d')", '{"a":1}\n{"a":', ["line 2", "not JSON"]),
-    "text: latin-1": ("ps.files('d')", "ok\n".encode() + "café\n".encode("latin-1"), ["line 2, byte 6", "latin-1"]),
+    "text: latin-1": ("ps.files('d')", b"ok\n" + "café\n".encode("latin-1"), ["line 2, byte 6", "latin-1"]),
     "csv: UTF-16": ("ps.csv('d')", "a,b\n1,2\n".encode("utf-16"), ["line 1", "looks like UTF-16"]),
     "ndjson: binary": ("ps.ndjson('d')", bytes(range(256)), ["line 1"]),
 }  # fmt: skip

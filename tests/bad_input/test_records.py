@@ -20,12 +20,25 @@ def test_a_step_that_raises_skips_and_counts(run, write):
     assert 'counted: {"divide.skipped":1}' in err
 
 
+KEYED = ".map('make', lambda r: object()).key_by('key', lambda r: 1).fold('f', 0, lambda s, r: (s, s))"
 UNFIT = {
-    "a key that cannot be hashed": (".key_by('key', lambda r: {'a': r}).count('n')", "ps.stdout()", ["step 'key'", "unhashable type: 'dict'", "author.py:3"]),
-    "a key without a stable hash": (".key_by('key', lambda r: object()).count('n')", "ps.stdout()", ["a key of type builtins.object cannot be used", "a key is text, a number"]),
-    "a record that cannot travel": (".map('make', lambda r: object()).key_by('key', lambda r: 1).fold('f', 0, lambda s, r: (s, s))", "ps.stdout()", ["builtins.object cannot travel", "use str, numbers"]),
-    "a record that JSON cannot hold": (".map('make', lambda r: object())", "ps.stdout()", ["builtins.object, which JSON cannot express", "map it to text"]),
-    "a record that cannot be collected": (".map('make', lambda r: object())", "ps.collect()", ["step 'out': a record cannot be collected", "map it to text"]),
+    "a key that cannot be hashed": (
+        ".key_by('key', lambda r: {'a': r}).count('n')", "ps.stdout()",
+        ["step 'key'", "unhashable type: 'dict'", "author.py:3"],
+    ),
+    "a key without a stable hash": (
+        ".key_by('key', lambda r: object()).count('n')", "ps.stdout()",
+        ["a key of type builtins.object cannot be used", "a key is text, a number"],
+    ),
+    "a record that cannot travel": (KEYED, "ps.stdout()", ["builtins.object cannot travel", "use str, numbers"]),
+    "a record that JSON cannot hold": (
+        ".map('make', lambda r: object())", "ps.stdout()",
+        ["builtins.object, which JSON cannot express", "map it to text"],
+    ),
+    "a record that cannot be collected": (
+        ".map('make', lambda r: object())", "ps.collect()",
+        ["step 'out': a record cannot be collected", "map it to text"],
+    ),
 }  # fmt: skip
 
 

@@ -97,7 +97,7 @@ class Command:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_") or "TEST" in key}
         self.rest = b""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "penstock.cli", *map(str, args)],
+            [sys.executable, "-P", "-m", "penstock.cli", *map(str, args)],
             stdin=options.pop("stdin", subprocess.DEVNULL),
             stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE, bufsize=0, start_new_session=True,
             env=environ | {"PYTHONFAULTHANDLER": "1"} | options.pop("env", {}), **options,

@@ -25,13 +25,10 @@ from penstock.flow.connector import EndOfInput
 SERVERS = {"mariadb": "mariadb://root@{}:{}/test", "postgresql": "postgresql://postgres@{}:{}/test"}
 
 
-@pytest.fixture(
-    params=[
-        "sqlite",
-        pytest.param("mariadb", marks=pytest.mark.services("mariadb")),
-        pytest.param("postgresql", marks=pytest.mark.services("postgresql")),
-    ]
-)
+ON_SERVERS = [pytest.param(name, marks=pytest.mark.services(name)) for name in SERVERS]
+
+
+@pytest.fixture(params=["sqlite", *ON_SERVERS])
 def url(request, tmp_path, unique):
     """A database; what the test made in it is dropped at the end."""
     if request.param == "sqlite":
@@ -216,9 +213,8 @@ def test_an_older_checkpoint_than_the_table_is_refused(url, unique, checkpointed
     restored.abort()
 
 
+@pytest.mark.parametrize("url", ON_SERVERS, indirect=True)
 def test_a_lost_connection_is_taken_up_again(url, unique, ctx):
-    if url.startswith("sqlite"):
-        pytest.skip("SQLite has no connection to lose")
     writer = sql(url, unique).open(ctx)
     writer.write([{"n": 1}])
     writer.flush()

@@ -285,16 +285,18 @@ class Executor:
     def finish(self) -> None:
         self.finished = True
         self.signal(Kind.END)
-        self.run.completed(self.run.coordinator.on_finished(self.name, self.run.coordinator.number, self.state()))
+        if self.run.coordinator.in_flight is not None:
+            self.report(self.run.coordinator.in_flight)
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def snapshot(self, checkpoint: int) -> None:
         self.signal(Kind.BARRIER, checkpoint)
-        self.run.completed(self.run.coordinator.on_part(self.name, checkpoint, self.state()))
+        self.report(checkpoint)
 
-    def state(self) -> tuple[Counter[Record], int]:
-        return self.seen.copy(), self.offset
+    def report(self, checkpoint: int) -> None:
+        state = self.seen.copy(), self.offset, self.finished
+        self.run.completed(self.run.coordinator.on_part(self.name, checkpoint, state))
 
     # ---- transport --------------------------------------------------------------------------------------------------
 
@@ -356,8 +358,8 @@ class Simulation:
         }
         parts = {} if self.last is None else self.last.parts
         self.stats["restored"] += self.last is not None
-        ended = {name: part for name, part in parts.items() if part.final}
-        self.coordinator = CheckpointCoordinator(names, after=self.coordinator.number, finished=ended)
+        ended = [name for name, part in parts.items() if part.info[2]]
+        self.coordinator = CheckpointCoordinator(names, after=self.coordinator.number)
         for name, part in parts.items():
             executor = self.executors[name]
             executor.seen, executor.offset = part.info[0].copy(), part.info[1]
@@ -428,7 +430,9 @@ class Simulation:
         if number is None:
             return False
         for executor in self.executors.values():
-            if executor.input is not None:
+            if executor.finished:
+                executor.report(number)
+            elif executor.input is not None:
                 executor.requested = number
         return True
 

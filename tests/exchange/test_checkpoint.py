@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-from penstock.errors import CheckpointError
 from penstock.exchange.checkpoint import Abandoned, CheckpointCoordinator, Complete, Part
 
 
@@ -54,67 +51,6 @@ def test_too_slow_is_given_up():
     assert c.abort("again") is None
 
 
-def test_final_state_is_the_part_of_an_executor_that_ends_before_its_barrier():
-    c = coordinator()
-    c.begin(0.0)
-    c.on_part("a", 1)
-    c.on_part("b", 1)
-    complete = c.on_finished("c", 0, "last words")
-    assert complete is not None
-    assert complete.parts["c"] == Part(0, "last words", final=True)
-
-
-def test_a_part_taken_at_the_barrier_is_not_replaced_by_the_final_state():
-    c = coordinator()
-    c.begin(0.0)
-    c.on_part("c", 1, "at the barrier")
-    assert c.on_finished("c", 1, "last words") is None
-    c.on_part("a", 1)
-    complete = c.on_part("b", 1)
-    assert complete is not None
-    assert complete.parts["c"] == Part(1, "at the barrier")
-    c.begin(1.0)
-    assert c.waiting == ("a", "b")
-    c.on_part("a", 2)
-    complete = c.on_part("b", 2)
-    assert complete is not None
-    assert complete.parts["c"] == Part(1, "last words", final=True)
-
-
-def test_the_last_checkpoint_needs_nobody():
-    c = coordinator()
-    assert c.final(0.0) is None
-    c.begin(0.0)
-    for name in "abc":
-        assert c.final(1.0) is None
-        complete = c.on_finished(name, 1, name)
-    assert complete is not None
-    assert complete.number == 1
-    assert c.begin(2.0) is None, "nobody is left to report"
-    final = c.final(2.0)
-    assert final is not None
-    assert (final.number, set(final.parts)) == (2, {"a", "b", "c"})
-    assert all(part.final for part in final.parts.values())
-
-
-def test_a_restored_run_knows_who_had_finished():
-    done = Part(7, "done", final=True)
-    c = coordinator(after=9, finished={"b": done})
-    assert c.running == ("a", "c")
-    assert c.begin(0.0) == 10
-    c.on_part("a", 10)
-    complete = c.on_part("c", 10)
-    assert complete is not None
-    assert complete.parts["b"] == done
-    assert c.on_finished("b", 10) is None, "it says so again when it has been restored"
-    assert c.finished["b"] == done
-
-
-def test_a_foreign_executor_cannot_finish():
-    with pytest.raises(CheckpointError, match="x finished, but is no executor"):
-        coordinator().on_finished("x", 1)
-
-
 def test_parts_of_a_complete_checkpoint_do_not_change_later():
     c = coordinator()
     c.begin(0.0)
@@ -124,5 +60,5 @@ def test_parts_of_a_complete_checkpoint_do_not_change_later():
     assert complete is not None
     before = dict(complete.parts)
     c.begin(1.0)
-    c.on_finished("a", 2, "end")
+    c.on_part("a", 2, "later")
     assert complete.parts == before

@@ -1,19 +1,20 @@
-"""Where the process of a command begins: signals and standard streams are put in order before the slow imports."""
+"""Where the process of a command begins: signals and standard streams are put in order before anything else."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 
 
 def main() -> None:
-    """The console script."""
-    # A Ctrl-C while modules are imported ends the process at once and without a trace; nothing has been started yet.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    open_standard_streams()
+    """Run the command; a Ctrl-C while its modules are imported ends the process at once and without a trace."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # a caller that ignores Ctrl-C (`nohup`) stays respected
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from penstock.cli.main import main as commands
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, before)
     commands()
 
 
@@ -22,8 +23,6 @@ def open_standard_streams() -> None:
 
     Otherwise `sys.stdout` is `None`, and the next file or socket to be opened gets number 1 and whatever is printed.
     """
-    import sys
-
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

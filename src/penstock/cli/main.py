@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from penstock.cli import events, model, node, nodes, placement, push, run, state, top, up
 from penstock.cli.demo import demo
+from penstock.cli.entry import open_standard_streams
 from penstock.cli.output import exit_code, print_error
 from penstock.errors import PenstockError
 
@@ -92,4 +93,5 @@ app.command(rich_help_panel=CLUSTER)(events.events)
 
 def main() -> None:
     """The console script."""
+    open_standard_streams()
     app(prog_name="penstock")

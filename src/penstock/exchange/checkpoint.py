@@ -1,7 +1,7 @@
 """Which checkpoint is under way, who must still report, and what a complete one consists of. No I/O.
 
-An executor that has reached the end of its input reports its final state once (`on_finished`). It takes part in no
-later checkpoint, but its final state belongs to every later manifest: a restored run must know that it had finished.
+Every executor is part of every checkpoint. One that has reached the end of its input has no barrier to wait for: it
+reports its last state, and that it has finished, as soon as a checkpoint begins.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
-
-from penstock.errors import CheckpointError
 
 E = TypeVar("E", bound=Hashable)
 
@@ -23,8 +21,6 @@ class Part:
     """The checkpoint under whose number the executor wrote it."""
     info: Any = None
     """Whatever the executor reported: where it lies, its size, offsets."""
-    final: bool = False
-    """Written at the end of the executor's input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +46,11 @@ class CheckpointCoordinator(Generic[E]):
     """The checkpoints of one run of a model; at most one is under way.
 
     `executors` are all that run; `after` is the greatest number ever used (0: none), so that numbers grow over
-    restarts; `finished` are the final parts of executors that had ended in the restored checkpoint. `timeout` is in
-    seconds.
+    restarts. `timeout` is in seconds.
     """
 
-    def __init__(
-        self,
-        executors: Iterable[E],
-        *,
-        timeout: float = 60.0,
-        after: int = 0,
-        finished: Mapping[E, Part] | None = None,
-    ) -> None:
-        self.finished: dict[E, Part] = dict(finished or {})
-        self._running: dict[E, None] = dict.fromkeys(e for e in executors if e not in self.finished)
+    def __init__(self, executors: Iterable[E], *, timeout: float = 60.0, after: int = 0) -> None:
+        self._executors: dict[E, None] = dict.fromkeys(executors)
         self.timeout = timeout
         self.number = after
         """The greatest number used."""
@@ -79,17 +66,15 @@ class CheckpointCoordinator(Generic[E]):
         """Who has not reported yet."""
         return tuple(self._waiting)
 
-    @property
-    def running(self) -> tuple[E, ...]:
-        """Executors whose input has not ended."""
-        return tuple(self._running)
-
     def begin(self, now: float) -> int | None:
-        """Start the next checkpoint: the number to put into the barriers. `None` while one is under way, or when no
-        executor is running any more (see `final`)."""
-        if self.in_flight is not None or not self._running:
+        """Start the next checkpoint: the number to put into the barriers. `None` while one is under way."""
+        if self.in_flight is not None:
             return None
-        self._start(now)
+        self.number += 1
+        self.in_flight = self.number
+        self._started = now
+        self._waiting = dict(self._executors)
+        self._parts = {}
         return self.number
 
     def on_part(self, executor: E, checkpoint: int, info: Any = None) -> Complete[E] | None:
@@ -99,31 +84,11 @@ class CheckpointCoordinator(Generic[E]):
             return None
         del self._waiting[executor]
         self._parts[executor] = Part(checkpoint, info)
-        return self._complete()
-
-    def on_finished(self, executor: E, checkpoint: int, info: Any = None) -> Complete[E] | None:
-        """`executor` has processed all its input and made its final state durable, as a part numbered `checkpoint`. If
-        the checkpoint under way still waits for it, its final state is its part: its barrier never came, so everything
-        that it sent lies before its consumers' barriers."""
-        if executor not in self._running:
-            if executor not in self.finished:
-                raise CheckpointError(f"{executor} finished, but is no executor of this run")
+        if self._waiting:
             return None
-        del self._running[executor]
-        self.finished[executor] = Part(checkpoint, info, final=True)
-        if self.in_flight is None or executor not in self._waiting:
-            return None
-        del self._waiting[executor]
-        self._parts[executor] = self.finished[executor]
-        return self._complete()
-
-    def final(self, now: float) -> Complete[E] | None:
-        """When every executor has finished and none is under way: the last checkpoint, complete at once. A run that is
-        started again from it has nothing to do."""
-        if self.in_flight is not None or self._running or not self.finished:
-            return None
-        self._start(now)
-        return self._complete()
+        complete = Complete(checkpoint, self._parts, self._started)
+        self._clear()
+        return complete
 
     def on_time(self, now: float) -> Abandoned[E] | None:
         """Give the checkpoint up when it has taken too long."""
@@ -138,20 +103,6 @@ class CheckpointCoordinator(Generic[E]):
         abandoned = Abandoned(self.in_flight, reason, tuple(self._waiting))
         self._clear()
         return abandoned
-
-    def _start(self, now: float) -> None:
-        self.number += 1
-        self.in_flight = self.number
-        self._started = now
-        self._waiting = dict(self._running)
-        self._parts = dict(self.finished)
-
-    def _complete(self) -> Complete[E] | None:
-        if self._waiting or self.in_flight is None:
-            return None
-        complete = Complete(self.in_flight, self._parts, self._started)
-        self._clear()
-        return complete
 
     def _clear(self) -> None:
         self.in_flight = None

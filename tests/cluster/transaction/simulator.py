@@ -11,68 +11,38 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from dataclasses import dataclass, field
 
 import msgspec
+from tests.cluster.transaction.hosts import Client, Host, Violation
 
 from penstock.cluster.transaction import admission, coordinator, instructions, invariants, participant, rebuild
-from penstock.cluster.transaction.answers import Done, Pending, RolledBack, answer
+from penstock.cluster.transaction.answers import Pending, RolledBack, answer
 from penstock.cluster.transaction.coordinator import Request
 from penstock.cluster.transaction.preconditions import Refusal, Why
 from penstock.cluster.transaction.records import Entry, Journal, Kind, Operation, Phase, State, Store, Vote, unlocked
 
 do = instructions
 LEASE, POLL, TICK = 3.0, 1.0, 0.6
-STORM, CALM = 9.0, 80.0
-FAULTS = ("calls", "crash", "power", "pause", "outage", "clock", "flush", "joiner", "refuse", "late", "apply", "retire", "slow")
-
-
-class Violation(AssertionError):
-    """A promise is broken."""
-
-
-@dataclass
-class Host:
-    """A machine. What is above the line is on its disk."""
-
-    name: str
-    journal: Journal | None = None
-    staged: dict[str, str] = field(default_factory=dict)
-    """Transaction -> digest, "" while it is not complete."""
-    library: dict[str, set[str]] = field(default_factory=dict)
-    # ---
-    machine: participant.Participant | None = None
-    process: int = 0
-    uploads: set[str] = field(default_factory=set)
-    warm: set[str] = field(default_factory=set)
-    running: dict[str, Entry] = field(default_factory=dict)
-    paused_until: float = 0.0
-    drift: float = 1.0
-    """How fast its monotonic clock goes."""
-
-    def holds(self, digest: str) -> bool:
-        """Whether others could fetch it here now."""
-        if self.machine is None:
-            return False
-        return (
-            digest in self.uploads
-            or digest in self.staged.values()
-            or any(digest in digests for digests in self.library.values())
-        )
-
-
-@dataclass
-class Client:
-    """One request, repeated with one key until there is an answer."""
-
-    request: Request
-    calls: int = 0
-    tx: str = ""
-    first: Done | RolledBack | Refusal | None = None
+STORM, CALM = 7.0, 80.0
+FAULTS = (
+    "calls",
+    "crash",
+    "power",
+    "pause",
+    "outage",
+    "clock",
+    "flush",
+    "joiner",
+    "refuse",
+    "late",
+    "apply",
+    "retire",
+    "slow",
+)
 
 
 class World:
-    """See the module. `script(...)` methods are for scenarios written by hand."""
+    """See the module."""
 
     def __init__(self, seed: int, faults: set[str] | None = None, hosts: int = 0) -> None:
         self.rng = rng = random.Random(seed)
@@ -93,7 +63,10 @@ class World:
         self.finished: dict[str, Entry] = {}
         self.latest: dict[str, Entry] = {}
         self.aborted: set[str] = set()
-        self.hosts = {f"n{i}": Host(f"n{i}", drift=rng.choice((1.0, 0.95, 1.05))) for i in range(hosts or rng.choice((2, 3, 3, 4)))}
+        self.hosts = {
+            f"n{i}": Host(f"n{i}", drift=rng.choice((1.0, 0.95, 1.05)))
+            for i in range(hosts or rng.choice((2, 3, 3, 4)))
+        }
         self.retired: set[str] = set()
         self.clients: list[Client] = []
 
@@ -156,7 +129,11 @@ class World:
         self.stats["rebuilt"] += bool(self.latest)
         for name, entry in self.latest.items():
             now = after.models.get(name)
-            if now is None or now.generation < entry.generation or (now != entry and now.generation == entry.generation):
+            if (
+                now is None
+                or now.generation < entry.generation
+                or (now != entry and now.generation == entry.generation)
+            ):
                 raise Violation(f"the rebuilt catalogue has lost {entry.tx} of {name}")
         for name, entry in after.models.items():
             if self.latest.get(name) != entry:
@@ -170,8 +147,14 @@ class World:
     def start(self, host, founder=True):
         host.process += 1
         host.machine = participant.Participant(
-            host.name, f"{host.name}/{host.process}", host.journal, list(host.staged),
-            lease=LEASE, poll=POLL, found_after=2.0 if founder else None, attempts=3,
+            host.name,
+            f"{host.name}/{host.process}",
+            host.journal,
+            list(host.staged),
+            lease=LEASE,
+            poll=POLL,
+            found_after=2.0 if founder else None,
+            attempts=3,
         )
         host.paused_until = 0.0
         self.tick(host, host.process)
@@ -220,7 +203,12 @@ class World:
             if isinstance(instruction, do.Prepare):
                 host.staged.setdefault(instruction.tx.id, "")
             delay = self.slow()
-            if isinstance(instruction, do.Prepare) and self.stormy and "late" in self.faults and self.rng.random() < 0.3:
+            if (
+                isinstance(instruction, do.Prepare)
+                and self.stormy
+                and "late" in self.faults
+                and self.rng.random() < 0.3
+            ):
                 delay = self.rng.uniform(1, 8)
             self.after(delay, self.local, host, host.process, instruction)
         else:
@@ -339,7 +327,7 @@ class World:
     def submit(self, operation, at, timeout=None):
         """A client asks node `at`."""
         number = len(self.clients)
-        timeout = timeout or self.rng.choice((1500, 4000))
+        timeout = timeout or self.rng.choice((1500, 5000) if self.faults else (8000,))
         client = Client(Request(id=f"t{number}", operation=operation, by=at, timeout=timeout, key=f"k{number}"))
         self.clients.append(client)
         if operation.digest:
@@ -472,23 +460,27 @@ class World:
 
     # ---- the whole -----------------------------------------------------------------------------------------------
 
-    def inherit(self):
+    def inherit(self, *states):
         """A cluster that was there before: two models, on every disk."""
-        states = [self.rng.choice(list(State)) for _ in range(2)]
-        models = {
-            name: Entry(name=name, generation=i + 1, state=state, tx=f"s{i}", digest="" if state is State.DELETED else f"s{i}")
-            for i, (name, state) in enumerate(zip(("g/a", "g/b"), states, strict=True))
-        }
+        states = states or [self.rng.choice(list(State)) for _ in range(2)]
+        models, files = {}, {}
+        for i, name in enumerate(("g/a", "g/b")):
+            digest = "" if states[i] is State.DELETED else f"s{i}"
+            models[name] = Entry(name=name, generation=i + 1, state=states[i], tx=f"s{i}", digest=digest)
+            if digest:
+                files[name] = digest
         self.finished = {entry.tx: entry for entry in models.values()}
         self.latest = dict(models)
         self.store = Store(lineage=("l0",), rev=2, models=models)
         for name, host in self.hosts.items():
-            host.library = {entry.name: {entry.digest} for entry in models.values() if entry.digest}
-            host.journal = Journal(node=name, lineage=("l0",), rev=2, models=models, members=tuple(self.hosts), incarnation=1)
+            host.library = {model: {digest} for model, digest in files.items()}
+            host.journal = Journal(
+                node=name, lineage=("l0",), rev=2, models=models, members=tuple(self.hosts), incarnation=1
+            )
 
     def up(self):
         """Start everything and wait until all are members."""
-        if self.rng.random() < 0.8:
+        if not self.store.lineage and self.rng.random() < 0.8:
             self.inherit()
         self.stormy = False
         for host in self.hosts.values():

@@ -104,7 +104,8 @@ class Participant:
         self._uploads: dict[str, float] = {}
         self._under_way: dict[object, float] = {}
         self._held: set[object] = set()
-        """Calls that were answered, or failed, after the latest look began: not to be repeated before the next."""
+        """Calls that were answered, or failed, since the latest look: not to be repeated before the next. A lease is
+        renewed whether anybody looks or not."""
         self._out: list[Instruction] = []
 
     # ---- what others may ask -------------------------------------------------------------------------------------
@@ -139,10 +140,9 @@ class Participant:
 
     def _done(self, instruction: Instruction, answer: Seen | Granted | None, now: float) -> None:
         sent_at = self._under_way.pop(_key(instruction), now)
-        if not isinstance(instruction, (*_LOCAL, do.Look)):
+        if not isinstance(instruction, (*_LOCAL, do.Look, do.Renew)):
             self._held.add(_key(instruction))
-            if not isinstance(instruction, do.Renew):
-                self._look_at = now
+            self._look_at = now
         match instruction:
             case do.Look():
                 assert isinstance(answer, Seen)
@@ -172,6 +172,8 @@ class Participant:
     def _failed(self, instruction: Instruction, reason: str, now: float) -> None:
         self._under_way.pop(_key(instruction), None)
         match instruction:
+            case do.Renew():
+                return  # `_renew_at` says when to try again
             case do.Look():
                 self._look_at = now + self._poll
                 return

@@ -44,7 +44,7 @@ class _KeyByOperator(Operator):
     def process(self, port: int, batch: Batch) -> None:
         rows = as_rows(batch)
         values, times = rows.records(), rows.times
-        if self.identity and type(values[0]) in _HASHABLE:
+        if self.identity and set(map(type, values)) <= _HASHABLE:
             self.out.send(rows.derive(values, keys=values, times=times))
             return
         keys, failed = apply(self.ctx, self.fn, values)
