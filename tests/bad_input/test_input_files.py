@@ -11,13 +11,10 @@ BAD = {
     "csv: too few fields": (
         "ps.csv('d', types={'a': int})", LINES, ["'d', line 3", "1 fields where the header names 2", "'3'"]
     ),
-    "csv: not a number": ("ps.csv('d', types={'b': int})", "a,b\n1,2\n4,x\n", ["line 3", "'x'", "'b'"]),
     "csv: a quote that is never closed": ("ps.csv('d')", 'a,b\n1,2\n"3,4\n5,6\n', ["line 3", "not CSV"]),
     "ndjson: not JSON": ("ps.ndjson('d')", '{"a":1}\n{bad\n', ["line 2", "not JSON", "{bad"]),
-    "ndjson: cut in the middle": ("ps.ndjson('d')", '{"a":1}\n{"a":', ["line 2", "not JSON"]),
     "text: latin-1": ("ps.files('d')", b"ok\n" + "café\n".encode("latin-1"), ["line 2, byte 6", "latin-1"]),
     "csv: UTF-16": ("ps.csv('d')", "a,b\n1,2\n".encode("utf-16"), ["line 1", "looks like UTF-16"]),
-    "ndjson: binary": ("ps.ndjson('d')", bytes(range(256)), ["line 1"]),
 }  # fmt: skip
 
 
@@ -73,9 +70,7 @@ def test_bad_records_go_to_the_dead_letters(run, write, folder):
     ("source", "said"),
     [
         ("ps.csv('dd.csv')", ["no file 'dd.csv'", "did you mean 'd.csv'?"]),
-        ("ps.files('none/*.txt')", ["no file", "'none/*.txt'", "'none' does not exist"]),
         ("ps.ndjson('empty')", ["'empty' holds no file"]),
-        ("ps.ndjson('plain.gz')", ["'plain.gz' is not a complete gzip file"]),
         ("ps.ndjson('cut.gz')", ["'cut.gz' is not a complete gzip file"]),
     ],
 )

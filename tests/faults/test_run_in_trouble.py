@@ -115,7 +115,7 @@ def test_a_run_started_again_waits_for_a_worker_that_is_still_busy(tmp_path: Pat
             if line == "line700" and not flag.exists():
                 looked.append(os.getpid())
                 flag.write_text(str(os.getpid()))
-                time.sleep(2.5)
+                time.sleep(5)
             return time.sleep(0.003) or line
 
         flow = ps.Flow("sticking")
@@ -128,7 +128,9 @@ def test_a_run_started_again_waits_for_a_worker_that_is_still_busy(tmp_path: Pat
     wait_until((tmp_path / "stuck").exists, "the worker does not stick")
     family = psutil.Process(first.pid).children(recursive=True)
     first.kill()
-    first.communicate()
+    first.wait()
+    assert first.stderr is not None
+    first.stderr.close()  # the worker has it too, so there would be no end to read
     again = start(tmp_path, target, 0.05)
     _, errors = again.communicate(timeout=60)
     assert again.returncode == 0, errors.decode()

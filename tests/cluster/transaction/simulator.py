@@ -22,7 +22,7 @@ from penstock.cluster.transaction.preconditions import Refusal, Why
 from penstock.cluster.transaction.records import Entry, Journal, Kind, Operation, Phase, State, Store, Vote, unlocked
 
 do = instructions
-LEASE, POLL, TICK = 3.0, 1.0, 0.6
+LEASE, POLL, TICK = 4.5, 1.5, 0.9
 STORM, CALM = 7.0, 80.0
 FAULTS = (
     "calls",
@@ -406,7 +406,7 @@ class World:
     def lead(self):
         """What the leader does about members whose lease ran out."""
         for node, incarnation in dict(self.store.members).items():
-            if self.store.lineage and self.call(admission.forget, node, incarnation):
+            if self.store.lineage and self.call(admission.forget, node, incarnation, int(LEASE * 1000)):
                 self.stats["forgotten"] += 1
                 self.check_fenced(node)
         self.after(1.0, self.lead)
@@ -425,16 +425,16 @@ class World:
         self.stats["trouble"] += 1
         match rng.choice(sorted(faults) or ["none"]):
             case "crash":
-                self.crash(host, back=rng.choice((0.05, 1.0, 5.0)))
+                self.crash(host, back=rng.choice((0.05, 1.0, 7.0)))
             case "power":
                 if rng.random() < 0.4:
                     self.stats["power cuts"] += 1
                     for each in self.hosts.values():
                         self.crash(each, back=rng.uniform(0.1, 2.0))
             case "pause":
-                host.paused_until = self.now + rng.choice((0.5, 2.5, 6.0))
+                host.paused_until = self.now + rng.choice((0.5, 3.5, 9.0))
             case "outage":
-                self.down_until = self.now + rng.choice((0.3, 4.0))
+                self.down_until = self.now + rng.choice((0.3, 6.0))
             case "clock":
                 self.jumped = True
                 self.shift += rng.choice((-60_000, -1000, 1000, 60_000))
@@ -478,15 +478,18 @@ class World:
                 node=name, lineage=("l0",), rev=2, models=models, members=tuple(self.hosts), incarnation=1
             )
 
-    def up(self):
-        """Start everything and wait until all are members."""
+    def up(self, wait=True):
+        """Start everything; `wait` until all are members, or else now and then."""
         if not self.store.lineage and self.rng.random() < 0.8:
             self.inherit()
         self.stormy = False
         for host in self.hosts.values():
             self.after(self.rng.uniform(0, 0.1), self.start, host)
         self.lead()
-        self.rest()
+        if wait or not self.store.lineage or self.rng.random() < 0.2:
+            self.rest()
+        else:
+            self.run(0.5)
         self.stormy = True
 
     def storm(self):
@@ -560,7 +563,7 @@ LOCAL = (do.Prepare, do.Discard, do.Write, do.Apply, do.StopExecutors, do.DropUp
 def simulate(seed, faults=None, hosts=0):
     """Run one seed; its statistics."""
     world = World(seed, faults, hosts)
-    world.up()
+    world.up(wait=False)
     world.storm()
     world.rest()
     world.repeat_keys()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
-from tests.cluster.transaction.simulator import World
+from tests.cluster.transaction.simulator import LEASE, World
 
 from penstock.cluster.transaction import admission
 from penstock.cluster.transaction.records import Kind, Operation
@@ -62,7 +62,7 @@ class Cluster(RuleBasedStateMachine):
     def strike_off(self, node: str) -> None:
         incarnation = self.world.store.members.get(node)
         if incarnation is not None:
-            self.world.call(admission.forget, node, incarnation)
+            self.world.call(admission.forget, node, incarnation, int(LEASE * 1000))
 
     def teardown(self) -> None:
         self.world.rest()
@@ -70,6 +70,10 @@ class Cluster(RuleBasedStateMachine):
 
 
 Cluster.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.too_slow],
 )
 TestCluster = Cluster.TestCase

@@ -67,7 +67,7 @@ def a_no_is_overheard(patch):
     patch.setattr(coordinator, "verdict", verdict)
 
 
-@mutant("though .* was lost", "crash", "power", "late")
+@mutant("though .* was lost", "slow", "clock")
 def the_lost_are_not_looked_for(patch):
     def verdict(store, now, tx):
         said = original(store, now, tx)

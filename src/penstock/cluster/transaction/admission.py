@@ -36,7 +36,7 @@ def arrive(
         return store, (Standing.EMPTY, 0)
     held = store.live(node, now)
     if held is not None and held.nonce != nonce:
-        return store, (Standing.REFUSED, 0)
+        return shortened(store, now, node, held, length), (Standing.REFUSED, 0)
     incarnation = max(store.incarnations.get(node, 0), least) + 1
     lease = Lease(incarnation=incarnation, nonce=nonce, expires=now + length)
     return _replace(
@@ -80,11 +80,22 @@ def leave(store: Store, now: int, node: str, incarnation: int) -> tuple[Store, b
     return _replace(store, leases=leases, members=_without(store.members, node)), True
 
 
-def forget(store: Store, now: int, node: str, incarnation: int) -> tuple[Store, bool]:
-    """FORGET, by the leader: a member whose lease has run out is one no more."""
-    if store.members.get(node) != incarnation or store.live(node, now) is not None:
+def forget(store: Store, now: int, node: str, incarnation: int, length: int) -> tuple[Store, bool]:
+    """FORGET, by the leader, for every member, again and again: one whose lease has run out is a member no more."""
+    if store.members.get(node) != incarnation:
         return store, False
+    held = store.live(node, now)
+    if held is not None:
+        return shortened(store, now, node, held, length), False
     return _replace(store, members=_without(store.members, node)), True
+
+
+def shortened(store: Store, now: int, node: str, lease: Lease, length: int) -> Store:
+    """No lease lasts longer than `length` from now. One that does was granted before Redis TIME was moved back, and
+    would keep a dead node alive for as long as that; a living one renews it anyway."""
+    if lease.expires <= now + length:
+        return store
+    return _replace(store, leases={**store.leases, node: _replace(lease, expires=now + length)})
 
 
 def _without(members: Mapping[str, int], node: str) -> dict[str, int]:

@@ -77,8 +77,7 @@ def _commit(at: Store, tx: Tx, now: int) -> Iterator[str]:
 
 
 def serving(name: str, entry: Entry, finished: Mapping[str, Entry]) -> Iterator[str]:
-    """What is wrong with `entry` being put in effect on a node; `finished`: what each transaction that was ever finished
-    has made."""
+    """What is wrong with `entry` being put in effect on a node; `finished`: what each finished transaction has made."""
     if entry.generation > 0 and finished.get(entry.tx) != entry:
         yield f"{name} was made {entry.state.value} by {entry.tx}, which is not committed like that"
 

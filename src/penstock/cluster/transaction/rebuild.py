@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
+from penstock.cluster.transaction.admission import shortened
 from penstock.cluster.transaction.records import Entry, Journal, Lease, Phase, Store, Tx, changed
 
 _replace = msgspec.structs.replace
@@ -81,8 +82,10 @@ def offer(store: Store, now: int, nonce: str, length: int, journal: Journal) -> 
     while the catalogue is rebuilt."""
     node = journal.node
     held = store.live(node, now)
-    if store.lineage or (held is not None and held.nonce != nonce):
+    if store.lineage:
         return store, False
+    if held is not None and held.nonce != nonce:
+        return shortened(store, now, node, held, length), False
     lease = Lease(incarnation=journal.incarnation, nonce=nonce, expires=now + length)
     return _replace(
         store,
