@@ -27,7 +27,8 @@ from penstock.clock import Clock, SystemClock
 from penstock.cluster import presentation
 from penstock.cluster.bus import Bus, BusDown
 from penstock.cluster.cancellation import end
-from penstock.cluster.catalogue import DEFAULT_GROUP, Catalogue, describe, full_name, present
+from penstock.cluster.catalogue import DEFAULT_GROUP, Catalogue, full_name, present
+from penstock.cluster.description import describe
 from penstock.cluster.journal import Journal
 from penstock.cluster.launcher.protocol import Launcher, WorkerSpec
 from penstock.cluster.leader import Election

@@ -7,10 +7,8 @@ package's digest, and a change first has to be voted for by every node.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-import sys
 from typing import Any
 
 import msgspec
@@ -18,7 +16,7 @@ import msgspec
 from penstock.cluster.bus import Bus
 from penstock.cluster.plan import ModelEntry
 from penstock.cluster.service import Conflict, NotFound, Unavailable
-from penstock.errors import ClusterError, FlowError, UsageError
+from penstock.errors import UsageError
 from penstock.flow.graph import Topology
 from penstock.placement.plan import stage_counts
 
@@ -48,45 +46,6 @@ def present(path: str) -> str:
             f"there is no file or directory {base!r} on this node", remedy="give a path that every node has"
         )
     return os.path.abspath(base) + suffix
-
-
-class _Refusal(msgspec.Struct):
-    error: str
-    kind: str = ""
-    trace: str = ""
-
-
-async def describe(target: str, config: dict[str, Any], timeout: float, python: str = sys.executable) -> Topology:
-    """The topology of the flow at `target`, found out in a throw-away process, so that no code of the author runs in
-    this one. Raises `FlowError` with the error that the author would see, `ClusterError` when the process fails."""
-    process = await asyncio.create_subprocess_exec(
-        python, "-m", "penstock.worker.describe", target, msgspec.json.encode(config).decode(),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        limit=_ANSWER_LIMIT,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(timeout):
-            out, err = await process.communicate()
-    except TimeoutError:
-        raise FlowError(
-            None,
-            f"the flow at {target!r} was not built after {timeout:g} s",
-            remedy="building a flow must not do the work itself: look for loops or connections at import time",
-        ) from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    try:
-        if process.returncode == 0:
-            return msgspec.json.decode(out, type=Topology)
-        refusal = msgspec.json.decode(out, type=_Refusal)
-    except msgspec.MsgspecError:
-        words = err.decode(errors="replace").strip()[-2000:]
-        raise ClusterError(
-            f"describing the flow at {target!r} ended with status {process.returncode}: {words or 'it said nothing'}"
-        ) from None
-    raise FlowError(None, refusal.error)
 
 
 class Catalogue:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from penstock.cluster.description import describe
 from penstock.cluster.launcher.process import ProcessLauncher, ProcessWorker
 from penstock.cluster.launcher.protocol import WorkerSpec
 from penstock.errors import CheckpointError, PenstockError, UsageError, WorkerError
@@ -56,7 +56,6 @@ from penstock.worker.messages import (
 )
 from penstock.worker.store import CheckpointStore, TakenOver
 
-_DESCRIBE_TIMEOUT = 60.0
 _FAILED_CHECKPOINTS = 3
 """So many checkpoints that fail in a row end the run."""
 _STEP_TIMEOUT = 120.0
@@ -113,30 +112,6 @@ class RunResult(msgspec.Struct, kw_only=True):
     """The checkpoint that the run went on from."""
     drained: bool = False
     """Whether it was stopped before its input ended."""
-
-
-async def describe(target: str, config: dict[str, Any] | None = None, timeout: float = _DESCRIBE_TIMEOUT) -> Topology:
-    """The topology of a flow, found in a throw-away process. Raises `UsageError` with what the author would see."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "penstock.worker.describe", target, json.dumps(config or {}),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        process_group=0,
-    )  # fmt: skip
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), timeout)
-    except TimeoutError:
-        raise UsageError(f"{target} was not imported within {timeout:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode == 0:
-        return msgspec.json.decode(out, type=Topology)
-    try:
-        answer = json.loads(out)
-    except ValueError:
-        raise UsageError(f"{target} could not be imported: {err.decode('utf-8', 'replace')[-1000:]}") from None
-    raise UsageError(answer["error"])
 
 
 async def run(

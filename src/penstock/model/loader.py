@@ -29,6 +29,8 @@ def split_target(target: str) -> tuple[Path, str | None]:
         near = sorted(p.name for p in path.parent.glob("*.py"))[:8] if path.parent.is_dir() else []
         remedy = f"in {path.parent} there are: {', '.join(near)}" if near else "check the path"
         raise UsageError(f"there is no flow at {str(path)!r}", remedy=remedy)
+    if path.is_file() and path.suffix != ".py":
+        raise UsageError(f"{str(path)!r} is not a Python file", remedy="give a .py file or a model's directory")
     return path.resolve(), attribute
 
 

@@ -13,6 +13,7 @@ import traceback
 import msgspec
 
 from penstock.errors import PenstockError
+from penstock.flow.failure import author_line
 from penstock.model.loader import load_graph
 
 
@@ -25,12 +26,19 @@ def main(arguments: list[str]) -> int:
         config = json.loads(arguments[1]) if len(arguments) > 1 else {}
         body, status = msgspec.json.encode(load_graph(arguments[0], config).topology), 0
     except (Exception, SystemExit) as error:
-        text = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, PenstockError) else _explain(error)
         trace = "".join(traceback.format_exception(error))
         body, status = msgspec.json.encode({"error": text, "kind": type(error).__name__, "trace": trace}), 1
     with answer:
         answer.write(body + b"\n")
     return status
+
+
+def _explain(error: BaseException) -> str:
+    """What the author's module raised, and at which of its lines."""
+    site, line = author_line(error)
+    text = f"{type(error).__name__}: {error}"
+    return text if not site else f"{text}\n  at {site}" + (f": {line}" if line else "")
 
 
 if __name__ == "__main__":

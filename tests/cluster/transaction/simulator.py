@@ -405,7 +405,8 @@ class World:
 
     def lead(self):
         """What the leader does about members whose lease ran out."""
-        for node, incarnation in dict(self.store.members).items():
+        for node in sorted({*self.store.members, *self.store.expected}):
+            incarnation = self.store.members.get(node, 0)
             if self.store.lineage and self.call(admission.forget, node, incarnation, int(LEASE * 1000)):
                 self.stats["forgotten"] += 1
                 self.check_fenced(node)

@@ -110,7 +110,7 @@ class ProcessLauncher:
 
 
 def _arguments(spec: WorkerSpec, control_fd: int) -> list[str]:
-    arguments = ["-m", "penstock.worker", "--control-fd", str(control_fd), "--data-dir", spec.data_dir]
+    arguments = ["-P", "-m", "penstock.worker", "--control-fd", str(control_fd), "--data-dir", spec.data_dir]
     arguments += ["--name", spec.name]
     if spec.bind is not None:
         arguments += ["--bind", spec.bind]

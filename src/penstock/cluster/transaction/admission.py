@@ -44,6 +44,7 @@ def arrive(
         incarnations={**store.incarnations, node: incarnation},
         leases={**store.leases, node: lease},
         members=_without(store.members, node),
+        expected=store.expected | ({node} & store.members.keys()),
     ), (Standing.GRANTED, incarnation)
 
 
@@ -67,6 +68,7 @@ def admit(
     return _replace(
         store,
         members={**store.members, node: incarnation},
+        expected=store.expected - {node},
         leases={**store.leases, node: _replace(lease, applied=rev)},
     ), True
 
@@ -77,17 +79,17 @@ def leave(store: Store, now: int, node: str, incarnation: int) -> tuple[Store, b
     if lease is None or lease.incarnation != incarnation:
         return store, False
     leases = {name: lease for name, lease in store.leases.items() if name != node}
-    return _replace(store, leases=leases, members=_without(store.members, node)), True
+    return _replace(store, leases=leases, members=_without(store.members, node), expected=store.expected - {node}), True
 
 
 def forget(store: Store, now: int, node: str, incarnation: int, length: int) -> tuple[Store, bool]:
-    """FORGET, by the leader, for every member, again and again: one whose lease has run out is a member no more."""
-    if store.members.get(node) != incarnation:
+    """FORGET, by the leader, for every member or expected node, again and again: one without a lease is so no more."""
+    if store.members.get(node) != incarnation and node not in store.expected:
         return store, False
     held = store.live(node, now)
     if held is not None:
         return shortened(store, now, node, held, length), False
-    return _replace(store, members=_without(store.members, node)), True
+    return _replace(store, members=_without(store.members, node), expected=store.expected - {node}), True
 
 
 def shortened(store: Store, now: int, node: str, lease: Lease, length: int) -> Store:

@@ -130,7 +130,8 @@ class Discard:
 
 @dataclass(frozen=True, eq=False)
 class Write:
-    """Replace the journal on disk: temporary file, fsync, rename, fsync of the directory."""
+    """Replace the journal on disk: temporary file, fsync, rename, fsync of the directory. Failed: the old one is surely
+    in place (an agent that cannot say so ends its process)."""
 
     journal: Journal
 

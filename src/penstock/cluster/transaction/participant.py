@@ -259,7 +259,7 @@ class Participant:
             self._out.append(instruction)
 
     def _next(self, now: float) -> None:
-        if now >= self._look_at:
+        if now >= self._look_at and do.Offer not in self._under_way:
             self._ask(do.Look(), now)
         store = self._seen.store if self._seen is not None else None
         if store is not None and not belongs(self.journal, store) and store.lineage:
@@ -284,8 +284,8 @@ class Participant:
         return self._seen is not None and self._seen.store.members.get(self.name) == self.incarnation
 
     def _offer(self, store: Store, now: float) -> None:
-        if self._fenced and not self._quiet():
-            return
+        if do.Write in self._under_way or do.Look in self._under_way or (self._fenced and not self._quiet()):
+            return  # what is offered must be what is on disk, and stay so
         incarnation = self.incarnation + 1 if self._fenced else self.incarnation
         own = _replace(self.journal, incarnation=incarnation)
         if self._fenced or store.offers.get(self.name) != own:
@@ -385,7 +385,7 @@ class Participant:
             models=self._targets,
             prepared={key: tx for key, tx in self.journal.prepared.items() if key in open_},
             decided={key: tx for key, tx in self.journal.decided.items() if key in open_},
-            members=tuple(sorted(store.members)),
+            members=tuple(sorted(store.members.keys() | store.expected)),
             incarnation=self.incarnation,
             keys=dict(list(keys.items())[-KEYS_KEPT:]),
         )

@@ -32,6 +32,8 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     """The catalogue to install."""
 
     ancestors: tuple[str, ...]
+    expected: frozenset[str]
+    """The nodes that have to come back before anybody rebuilds this catalogue in its turn."""
     rev: int
     models: Mapping[str, Entry]
     txs: Mapping[str, Tx]
@@ -62,7 +64,11 @@ def rebuild(offers: Mapping[str, Journal], without: Collection[str] = ()) -> Reb
         if tx.key:
             committed[tx.key] = _replace(tx, phase=Phase.FINISHED, rev=rev)
     return Rebuilt(
-        ancestors=best.lineage, rev=rev + 1, models=models, txs={tx.id: tx for tx in committed.values()}
+        ancestors=best.lineage,
+        expected=frozenset(named - set(without)),
+        rev=rev + 1,
+        models=models,
+        txs={tx.id: tx for tx in committed.values()},
     )  # fmt: skip
 
 
@@ -108,6 +114,7 @@ def install(
         store,
         lineage=(*rebuilt.ancestors, name),
         rev=rebuilt.rev,
+        expected=rebuilt.expected,
         models=rebuilt.models,
         txs=rebuilt.txs,
         keys={tx.key: tx.id for tx in rebuilt.txs.values()},

@@ -137,6 +137,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     decided: Mapping[str, Tx] = {}
     """Transactions that this node has seen COMMITTING and whose effect is not yet in `models`."""
     members: tuple[str, ...] = ()
+    """Whose journals must be seen before the catalogue is rebuilt: members and expected ones."""
     incarnation: int = 0
     keys: Mapping[str, Tx] = {}
     """Idempotency key -> the committed transaction."""
@@ -151,6 +152,8 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     rev: int = 0
     members: Mapping[str, int] = {}
     """Nodes that were admitted -> incarnation."""
+    expected: frozenset[str] = frozenset()
+    """Nodes that the catalogue was rebuilt with and that are not members again yet."""
     incarnations: Mapping[str, int] = {}
     leases: Mapping[str, Lease] = {}
     models: Mapping[str, Entry] = {}
