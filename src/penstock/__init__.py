@@ -135,10 +135,17 @@ def __getattr__(name: str) -> Any:
         return import_module("penstock.testing")
     module = _LAZY.get(name)
     if module is None:
-        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}{_near(name)}")
     found = getattr(import_module(module), name)
     globals()[name] = found
     return found
+
+
+def _near(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = [] if name.startswith("_") else get_close_matches(name, __all__, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def __dir__() -> list[str]:

@@ -41,6 +41,13 @@ def test_an_object_that_is_no_flow(penstock, write):
     assert "author:ps is module, not a penstock.Flow" in result.stderr
 
 
+def test_a_name_that_is_not_defined(penstock, write):
+    result = penstock("run", f"{write(text=GOOD)}:flwo")
+    assert result.exit_code == 2
+    assert "defines no 'flwo'" in one_line(result.stderr)
+    assert "it has: flow" in one_line(result.stderr)
+
+
 def test_nothing_there(run, folder):
     target = "none.py"
     code, _, err = run(target)

@@ -1,10 +1,15 @@
 """The commands that talk to a node."""
 
+import io
 import json
 
+import msgspec
 import pytest
+from rich.console import Console
 
 from penstock.cli.push import pieces
+from penstock.cli.top import picture
+from penstock.cluster.service import ExecutorView, MetricsView, ModelView, NodeView
 
 
 def data(result):
@@ -173,6 +178,46 @@ def test_top_until_ctrl_c(started, url):
     command.interrupt()
     code, _, err = command.end()
     assert (code, err) == (0, "")
+
+
+def wide():
+    """A view with long names and large numbers."""
+    executors = [
+        ExecutorView(
+            id=f"{i}.0", node="node-1", steps=("read", "normalise", "count"), state="running", rate_in=123_456.0,
+            rate_out=123_456.0, cpu=0.98, busy=0.97, queue=12, keys=120_000, restarts=12,
+        )
+        for i in range(3)
+    ]  # fmt: skip
+    model = ModelView(
+        name="production/visits-per-page", path="/v.py", desired="online", status="degraded", generation=1,
+        rate_in=123_456.0, rate_out=123_456.0, latency=[0.0123, 0.1, 0.256], restarts=12, lost=12_345,
+        keys_lost=120_000, executors=executors,
+    )  # fmt: skip
+    node = NodeView(id="node-1", address="http://127.0.0.1:8700", incarnation=1, live=True, version="0.1.0")
+    return msgspec.to_builtins(MetricsView(nodes=[node], models=[model], channels={}))
+
+
+@pytest.mark.parametrize("width", [100, 140])
+def test_top_puts_every_row_on_one_line(width):
+    out = Console(width=width, file=io.StringIO())
+    out.print(picture(wide(), width))
+    lines = out.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for numbers in ("120,000", "12,345", "degraded", "http://127.0.0.1:8700", "keys lost", "running"):
+        assert numbers in out.file.getvalue()
+    assert sum(line.strip() != "" and "──" not in line for line in lines) == 3 + 3 + 1 + 1 + 3  # titles, headings, rows
+
+
+def test_events_name_a_node_or_model_once(cluster, service):
+    service.log_entry("node.joined", "node node-1 joined")
+    service.log_entry("node.joined", "node node-10 joined")
+    service.log_entry("model.online", "model default/words is to go online", "default/words")
+    first, second, third = cluster("events").stdout.splitlines()
+    assert first.endswith(" node node-1 joined")
+    assert first.count("node-1") == 1
+    assert second.endswith(" node-1: node node-10 joined")
+    assert third.endswith(" node-1: model default/words is to go online")
 
 
 def test_events(cluster, service):

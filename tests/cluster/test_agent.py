@@ -49,7 +49,14 @@ async def test_a_model_goes_online_counts_answers_and_goes_offline(valkey, prefi
         with pytest.raises(NotFound, match="default/counting"):
             await agent.model("counting")
         kinds = [entry.kind for entry in await agent.log(model="counting")]
-        assert kinds == ["model.added", "model.online", "model.placed", "model.offline", "model.deleted"]
+        assert kinds == [
+            "model.added",
+            "model.online",
+            "model.placed",
+            "model.running",
+            "model.offline",
+            "model.deleted",
+        ]
 
 
 async def with_records(agent, name, number):
@@ -100,9 +107,13 @@ async def test_a_killed_worker_is_restarted_empty_and_the_loss_is_seen(valkey, p
         victim = next(e for e in before.executors if e.id == "1.0")
         await agent.push("counting", "lines", ["a b c d e f g h"])
         await until(lambda: counted(agent, "counting", "a", 1))
+        reported = await until(lambda: holds(agent, "counting", 8))
+        held = sum(e.keys for e in reported.executors if e.node == victim.node)
+        assert held > 0
         os.kill(victim.pid, signal.SIGKILL)
         after = await until(lambda: restarted(agent, "counting", victim))
         assert after.status == "online"
+        assert after.keys_lost == held
         assert after.restarts == sum(1 for e in before.executors if e.node == victim.node)
         moved = {e.id for e in after.executors if e.epoch != "1.1"}
         assert moved == {e.id for e in before.executors if e.node == victim.node}
@@ -111,6 +122,14 @@ async def test_a_killed_worker_is_restarted_empty_and_the_loss_is_seen(valkey, p
         kinds = [entry.kind for entry in await agent.log(model="counting")]
         assert "worker.lost" in kinds
         assert "executor.restarted" in kinds
+        assert "model.running" in kinds
+        (told,) = [e.text for e in await agent.log(model="counting") if e.kind == "executor.restarted"]
+        assert f"with empty state, {held} key" in told
+
+
+async def holds(agent, name, keys):
+    view = await agent.model(name)
+    return view if sum(e.keys for e in view.executors) == keys else None
 
 
 async def restarted(agent, name, victim):
@@ -125,9 +144,13 @@ async def test_a_node_that_leaves_hands_its_executors_over(valkey, prefix, count
         await cluster.add("a", "b", "c")
         await cluster.agents["a"].add_model(counting)
         await cluster.agents["a"].online("counting", executors=3)
+        await cluster.agents["a"].push("counting", "lines", [" ".join(f"w{i}" for i in range(60))])
+        reports = [await until(lambda name=name: holds(cluster.agents[name], "counting", 60)) for name in "ac"]
+        held = sum(e.keys for e in reports[0].executors if e.node == "b")
         await cluster.remove("b")
         agent = cluster.agents["c"]
         view = await until(lambda: only_on(agent, "counting", {"a", "c"}))
+        assert view.keys_lost == held > 0
         assert view.restarts >= 1
         await agent.push("counting", "lines", ["x y x"])
         await until(lambda: counted(cluster.agents["a"], "counting", "x", 2))

@@ -3,8 +3,11 @@ from __future__ import annotations
 import pytest
 
 from penstock.clock import FakeClock
-from penstock.cluster.metrics import Metering, Rates
-from penstock.worker.messages import ChannelMetrics, ExecutorId, ExecutorMetrics, Metrics
+from penstock.cluster.metrics import HeldKeys, Metering, NodeMetrics, Rates
+from penstock.cluster.plan import Assigned, ModelEntry, ModelState, Plan
+from penstock.cluster.service import ExecutorView
+from penstock.flow.graph import Topology
+from penstock.worker.messages import ChannelMetrics, Epoch, ExecutorId, ExecutorMetrics, Metrics
 
 
 def test_rates_are_differences_over_the_last_seconds():
@@ -58,3 +61,32 @@ def test_metering_gives_rates_and_keeps_what_was_lost_when_workers_go():
     assert metering.report(0, 0).lost == {"g/m": 8}
     metering.forget("g/m")
     assert metering.lost("g/m") == 0
+
+
+def test_the_keys_of_an_executor_are_known_until_its_worker_is_gone():
+    metering = Metering("a", FakeClock())
+    metering.feed(1, message(5, 0))
+    assert (metering.keys(1, "g/m", "0.0"), metering.keys(1, "g/m", "1.0"), metering.keys(2, "g/m", "0.0")) == (2, 0, 0)
+    metering.gone(1)
+    assert metering.keys(1, "g/m", "0.0") == 0
+
+
+def planned_on(node):
+    entry = ModelEntry(
+        name="g/m", path="/m.py", desired="online", number=1, generation=1,
+        topology=Topology(flow="m", bounded=False, stages=(), edges=()),
+    )  # fmt: skip
+    plan = Plan(
+        model="g/m", number=1, generation=1, revision=1, target="/m.py", config={}, counts={0: 1},
+        executors={"0.0": Assigned(node=node, incarnation=1, epoch=Epoch(1, 1))},
+    )  # fmt: skip
+    return {"g/m": ModelState(entry=entry, plan=plan)}
+
+
+def test_what_a_silent_node_held_is_remembered_until_the_plan_has_moved_on():
+    held = HeldKeys()
+    held.learn([NodeMetrics(node="a", executors={"g/m": [ExecutorView(id="0.0", keys=7)]})], planned_on("a"))
+    held.learn([NodeMetrics(node="b")], planned_on("a"))
+    assert held.of("a", "g/m", "0.0") == 7
+    held.learn([NodeMetrics(node="b")], planned_on("b"))
+    assert held.of("a", "g/m", "0.0") == 0

@@ -60,6 +60,12 @@ def test_the_flow_can_be_built(letters, tmp_path):
     assert graph.topology.bounded
 
 
+def test_the_program_has_a_flow_that_runs_as_the_page_says(letters):
+    run = ps.testing.run(letters.flow)
+    assert max(run.outputs["longest"], key=len) == "considerable"
+    assert "`longest.txt` holds `considerable`" in PAGE.read_text()
+
+
 def test_the_page_names_every_connector():
     table = PAGE.read_text()
     assert [name for name in CONNECTORS if f"| `{name}(" not in table] == []

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 from tests.connectors.conftest import read_all
 
-from penstock.connectors import ndjson
+from penstock.connectors import files, ndjson
 from penstock.connectors.part_files import PartFiles
 from penstock.errors import ConnectorError
 from penstock.flow.connector import ConnectorContext
@@ -98,7 +98,34 @@ def test_a_fresh_run_replaces_the_output_of_the_one_before(tmp_path, ctx):
             writer.write([executors])
             writer.close()
     (out / "notes.txt").write_text("not ours")
-    assert visible(out) == ["notes.txt", "part-00000-00000001.txt"]
+    assert visible(out) == ["notes.txt", "part-00000-00000001.ndjson"]
+
+
+@pytest.mark.parametrize(
+    ("sink", "path", "name"),
+    [
+        (ndjson, "ticks/", "part-00000-00000001.ndjson"),
+        (ndjson, "ticks.v2", "part-00000-00000001.ndjson"),
+        (ndjson, "ticks.ndjson.gz", "part-00000-00000001.ndjson.gz"),
+        (files, "ticks.log/", "part-00000-00000001.txt"),
+    ],
+)
+def test_the_names_of_parts_say_what_is_in_them(tmp_path, checkpointed, sink, path, name):
+    writer = sink(f"{tmp_path}/{path}").open(checkpointed)
+    writer.write([1])
+    writer.commit(writer.prepare(1))
+    writer.abort()
+    assert visible(tmp_path / path) == [name]
+
+
+def test_a_compressed_path_is_written_as_it_is_read(tmp_path, ctx):
+    path = tmp_path / "out.ndjson.gz"
+    writer = ndjson(path).open(ctx)
+    for _ in range(2):  # more than one spill
+        writer.write(list(range(100_000)))
+    writer.close()
+    assert path.read_bytes()[:2] == b"\x1f\x8b"
+    assert read_all(ndjson(path).open(str(path), None, ctx), 300_000) == [*range(100_000)] * 2
 
 
 def test_prepared_records_show_at_commit_once(tmp_path, checkpointed):
@@ -244,7 +271,7 @@ def test_a_real_limit_of_the_file_system_leaves_what_was_committed(tmp_path, ctx
     out = tmp_path / "out"
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(out)], capture_output=True, text=True, timeout=60)
     assert "the file is too large" in done.stdout, done.stderr
-    assert visible(out) == ["part-00000-00000001.txt"]
+    assert visible(out) == ["part-00000-00000001.ndjson"]
     assert hidden(out) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 500_000
 

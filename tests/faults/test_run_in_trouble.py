@@ -239,6 +239,8 @@ def test_a_run_that_is_cancelled_does_not_wait_for_a_worker_that_hangs(tmp_path:
         """,
     )
 
+    before = set(psutil.Process().children())
+
     async def main() -> None:
         stop, seen = asyncio.Event(), asyncio.Event()
         running = asyncio.create_task(run(RunRequest(target=target), lambda progress: seen.set(), stop))
@@ -251,7 +253,7 @@ def test_a_run_that_is_cancelled_does_not_wait_for_a_worker_that_hangs(tmp_path:
         assert running.cancelled()
 
     asyncio.run(main())
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= before
 
 
 @pytest.mark.parametrize("attempt", range(2))

@@ -192,3 +192,26 @@ def test_shuffles_only_where_keys_must_meet():
 def test_hasattr_of_an_unkeyed_stream():
     with pytest.raises(AttributeError):
         new().no_such_step  # noqa: B018
+
+
+def test_a_misspelt_step_is_guessed():
+    words = ps.Flow("f").source("in", ps.iterable([])).key_by("k", len)
+    with pytest.raises(
+        ps.FlowError, match=r"a stream has no step 'cuont' \(at test_check\.py:\d+\)\n.*'count'\?"
+    ) as caught:
+        words.cuont("c")
+    assert isinstance(caught.value, AttributeError)
+    assert not hasattr(words, "cuont")
+    with pytest.raises(ps.FlowError, match=r"the steps are: branch, count, "):
+        words.zzz("c")
+    with pytest.raises(AttributeError, match="did you mean 'mean'"):
+        ps.meen  # noqa: B018
+
+
+def test_a_hidden_step_is_told_by_its_visible_name():
+    keyed = ps.Flow("f").source("in", ps.iterable([])).key_by("k", len)
+    with pytest.raises(ps.FlowError, match=r"^step 'day': its on cannot be called"):
+        keyed.window(ps.tumbling("1d"), on=lambda a, b: 0).aggregate("day", n=ps.count())
+    keyed.window(ps.tumbling("1d"), on="ts").aggregate("day", n=ps.count())
+    with pytest.raises(ps.FlowError, match=r"^step 'day': there is already"):
+        keyed.window(ps.tumbling("1d"), on="ts").aggregate("day", n=ps.count())

@@ -1,5 +1,7 @@
 """Event time through whole flows: several partitions and executors, checkpoints, late outputs."""
 
+import json
+import re
 from collections import Counter
 
 import pytest
@@ -94,3 +96,25 @@ def test_results_and_late_records_are_plain_and_can_be_keyed_again():
     ]
     assert sorted(outputs["counts"]) == [ps.Keyed("a", 2), ps.Keyed("b", 2)]
     assert outputs["late"] == [{"sensor": "a", "ts": 200}]
+
+
+def test_the_first_program_of_the_page_gives_what_is_printed_below_it():
+    page = (ROOT / "docs/event-time.md").read_text("utf-8")
+    code, printed = re.search(r"```python\n(.*?)```.*?```json\n(.*?)```", page, re.S).groups()
+    names = {"__name__": "stats"}
+    exec(compile(code, "stats.py", "exec"), names)
+    assert run(names["flow"]).outputs["out"] == [json.loads(line) for line in printed.splitlines()]
+
+
+@pytest.mark.parametrize(("batch", "late"), [(3, None), (1, 1)])
+def test_a_window_closes_at_the_end_of_a_batch(batch, late):
+    flow = ps.Flow("batches")
+    records = [{"ts": 1000}, {"ts": 30_000}, {"ts": 2000}]
+    (
+        flow.source("in", ps.iterable([]))
+        .key_by("k", lambda r: 0)
+        .window(ps.tumbling("10s"), on="ts")
+        .aggregate("n", n=ps.count())
+        .sink("out", ps.collect())
+    )
+    assert run(flow, {"in": records}, batch_records=batch).counters.get("n.late") == late

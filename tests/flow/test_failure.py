@@ -150,3 +150,34 @@ def test_an_unhashable_key_among_good_ones_is_found_also_when_the_record_is_its_
     assert outcome(steps, records, on_error="skip") == [("a", 1), ("a", 2)]
     with pytest.raises(ps.StepError, match=r"unhashable type: 'list'[\s\S]*\['b'\]"):
         outcome(steps, records)
+
+
+def daily(s):
+    return s.key_by("k", lambda r: 0).window(ps.tumbling("1d"), on="time").aggregate("day", n=ps.count())
+
+
+def test_an_error_of_a_hidden_step_names_the_step_that_the_author_wrote():
+    with pytest.raises(
+        ps.StepError, match=r"^step 'day' \(its event time, on='time'\): ValueError: .*ISO 8601"
+    ) as caught:
+        outcome(daily, [{"time": "soon"}])
+    assert caught.value.step == "day"
+    with pytest.raises(ps.StepError, match=r"^step 'd' \(its key\): ZeroDivisionError"):
+        outcome(lambda s: s.distinct("d", by=lambda x: 1 // x), [0])
+    run = ps.testing.run(flow_of(daily, on_error=Kept()), {"in": [{"time": "soon"}]})
+    assert [letter["step"] for letter in run.dead_letters] == ["day"]
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (b"nope", "nope"),
+        ("é".encode(), "é"),
+        (b"\xff", "b'\\xff'"),
+        ({"topic": "t", "raw": [b"x"]}, {"topic": "t", "raw": ["x"]}),
+        ({"raw": b"\xff"}, "{'raw': b'\\xff'}"),
+    ],
+)
+def test_bytes_that_are_text_are_text_in_dead_letters(record, told):
+    run = ps.testing.run(flow_of(lambda s: s.map("m", lambda r: 1 // 0), on_error=Kept()), {"in": [record]})
+    assert [letter["record"] for letter in run.dead_letters] == [told]

@@ -24,6 +24,12 @@ def test_bad_durations_are_named(duration):
     with pytest.raises(FlowError, match="window size") as caught:
         tumbling(duration)
     assert repr(duration) in str(caught.value)
+    assert "(at test_windows.py:" in str(caught.value)
+
+
+def test_an_unreadable_duration_lists_the_units():
+    with pytest.raises(FlowError, match=r"'1 day' is not a duration.*\n.*'1d' \(units: ms, s, m, h, d\)"):
+        tumbling("1 day")
 
 
 def test_no_lateness_is_a_duration_where_it_is_allowed():

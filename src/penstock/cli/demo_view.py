@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -201,13 +204,21 @@ def _counts(snapshot: Snapshot) -> RenderableType:
 
 def commands(snapshot: Snapshot) -> list[str]:
     """What to type while the demo runs."""
-    url = snapshot.url
+    url, penstock = snapshot.url, program()
     return [
         f"curl {url}/v1/state/{MODEL}/{STEP}/machine_temperature_system_failure",
         f"curl {url}/v1/models/{MODEL}",
         f"curl {url}/v1/nodes",
-        f"PENSTOCK_URL={url} penstock top",
+        f"PENSTOCK_URL={url} {penstock} top",
     ]
+
+
+def program() -> str:
+    """How a shell finds `penstock`: by its name, or by its path when the environment is not active."""
+    path = Path(sys.executable).with_name("penstock")
+    if shutil.which("penstock") is not None or not path.exists():
+        return "penstock"
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def sparkline(values: list[float]) -> str:

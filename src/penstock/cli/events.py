@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -53,12 +54,18 @@ def _print(entry: dict[str, Any], json: bool) -> None:
     from rich.text import Text
 
     when = datetime.fromtimestamp(entry["time"]).strftime("%H:%M:%S")
-    where = " ".join(filter(None, (entry["node"], entry["model"])))
+    text = readable(entry["text"])
+    where = " ".join(name for name in (entry["node"], entry["model"]) if name and not says(text, name))
     line = Text.assemble(
         (when, "dim"), " ", (f"{entry['kind']:<20}", COLOURS.get(entry["level"], "")), " ",
-        (f"{where}: " if where else "", "bold"), readable(entry["text"]),
+        (f"{where}: " if where else "", "bold"), text,
     )  # fmt: skip
     console().print(line)
+
+
+def says(text: str, name: str) -> bool:
+    """Whether the text says the name already, and not as a part of another."""
+    return re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w/-])", text) is not None
 
 
 def readable(text: str) -> str:

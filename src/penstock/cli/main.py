@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 
 from penstock.cli import events, model, node, nodes, placement, push, run, state, top, up
 from penstock.cli.demo import demo
-from penstock.cli.entry import open_standard_streams
 from penstock.cli.output import exit_code, print_error
+from penstock.cli.standard_streams import open_standard_streams
 from penstock.errors import PenstockError
 
 

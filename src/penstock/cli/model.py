@@ -8,18 +8,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.cli.connection import DEFAULT_URL, Token, Url, call
-from penstock.cli.output import Json, console, error_console, print_json, print_lines, seconds, table, value_text
+from penstock.cli.output import (
+    Json,
+    console,
+    error_console,
+    print_json,
+    print_lines,
+    seconds,
+    shown,
+    table,
+    value_text,
+)
 from penstock.cli.values import Set, assignments
 from penstock.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from penstock.client import Client
 
 app = typer.Typer(help="Add, remove, start and stop models.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="NAME or GROUP/NAME.", show_default=False)]
 
-COLUMNS = ("model", "status", "#executors", "#in/s", "#out/s", "#p50", "#p99", "#restarts", "#lost")
+COLUMNS = ("model", "status", "#executors", "#in/s", "#out/s", "#p50", "#p99", "#restarts", "#lost", "#keys lost")
+SPARE = ("#out/s", "#p50")
+"""Left out on a narrow terminal."""
 COLOURS = {"online": "green", "finished": "green", "failed": "bold red", "degraded": "yellow", "starting": "yellow"}
 RESTART_ENTRIES = 200
 """So many of the last log entries are looked through for the reason of a restart."""
@@ -67,7 +81,7 @@ def online(
     token: Token = None,
     json: Json = False,
 ) -> None:
-    """Bring a model online; returns when it runs."""
+    """Bring a model online; returns when it runs. Keyed state starts empty."""
     config = assignments(settings)
     view = call(url, token, lambda c: c.online(name, config=config, executors=executors), deadline=STARTING)
     _done(view, f"{view['name']} is {view['status']}", json)
@@ -94,7 +108,8 @@ def list_(url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> No
     if json:
         print_json(models)
         return
-    console().print(table(COLUMNS, map(row, models)) if models else "no models; add one with `penstock model add`")
+    out = console()
+    out.print(models_table(models, out.width) if models else "no models; add one with `penstock model add`")
 
 
 @app.command()
@@ -105,7 +120,7 @@ def show(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = F
         print_json(view)
         return
     out = console()
-    out.print(table(COLUMNS, [row(view)]))
+    out.print(models_table([view], out.width))
     out.print(f"path: {view['path']}", markup=False)
     if view["config"]:
         out.print(f"config: {value_text(view['config'])}", markup=False)
@@ -116,7 +131,8 @@ def show(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = F
     if view["counters"]:
         out.print(table(("event", "#count"), view["counters"].items()))
     if view["executors"]:
-        out.print(table(EXECUTOR_COLUMNS, map(executor_row, view["executors"])))
+        rows = map(executor_row, view["executors"])
+        out.print(table(*shown(EXECUTOR_COLUMNS, rows, out.width, EXECUTOR_SPARE[:1]), one_line=True))
 
 
 def _with_restart(client: Client, name: str) -> tuple[dict[str, Any], str]:
@@ -150,6 +166,11 @@ def results(
         out.print(value_text(record), markup=False)
 
 
+def models_table(views: list[dict[str, Any]], width: int, title: str | None = None) -> Table:
+    """Models as a table for a terminal of `width`."""
+    return table(*shown(COLUMNS, map(row, views), width, SPARE), title=title, one_line=True)
+
+
 def row(view: dict[str, Any]) -> tuple[Any, ...]:
     """One model as a table row."""
     from rich.text import Text
@@ -158,7 +179,7 @@ def row(view: dict[str, Any]) -> tuple[Any, ...]:
     return (
         view["name"], Text(view["status"], COLOURS.get(view["status"], "")), len(view["executors"]),
         f"{view['rate_in']:,.0f}", f"{view['rate_out']:,.0f}", seconds(p50), seconds(p99),
-        view["restarts"], view["lost"],
+        view["restarts"], view["lost"], view["keys_lost"],
     )  # fmt: skip
 
 
@@ -175,6 +196,8 @@ EXECUTOR_COLUMNS = (
     "#keys",
     "#restarts",
 )
+EXECUTOR_SPARE = ("#queue", "steps")
+"""Left out on a narrow terminal."""
 
 
 def executor_row(view: dict[str, Any]) -> tuple[Any, ...]:

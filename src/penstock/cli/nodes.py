@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penstock.cli.connection import DEFAULT_URL, Token, Url, call
-from penstock.cli.output import Json, console, print_json, size, table
+from penstock.cli.output import Json, console, print_json, shown, size, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLUMNS = ("node", "address", "state", "role", "#cpus", "#executors", "#workers", "#cpu", "#memory", "version")
+SPARE = ("role", "version")
+"""Left out on a narrow terminal."""
 
 
 def nodes(url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> None:
@@ -16,7 +21,13 @@ def nodes(url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> No
     if json:
         print_json(members)
     else:
-        console().print(table(COLUMNS, map(row, members)))
+        out = console()
+        out.print(members_table(members, out.width))
+
+
+def members_table(members: list[dict[str, Any]], width: int, title: str | None = None) -> Table:
+    """The members as a table for a terminal of `width`."""
+    return table(*shown(COLUMNS, map(row, members), width, SPARE), title=title, one_line=True)
 
 
 def row(node: dict[str, Any]) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ import typer
 from penstock.errors import PenstockError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, OverflowMethod
     from rich.table import Table
 
 PIPE_WIDTH = 1000
@@ -62,19 +62,46 @@ def print_lines(values: Iterable[Any]) -> None:
     sys.stdout.flush()
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
-    """A plain table; a column whose name starts with `#` is right-aligned (the mark is not shown)."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None, one_line: bool = False
+) -> Table:
+    """A plain table; a column whose name starts with `#` is right-aligned (the mark is not shown).
+
+    `one_line`: a row never takes a second line; where the width does not do, texts are cut before numbers are.
+    """
     from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=title, box=SIMPLE, title_justify="left", pad_edge=False)
+    made = Table(title=title, box=SIMPLE, title_justify="left", pad_edge=False, collapse_padding=one_line)
+    overflow: OverflowMethod = "ellipsis" if one_line else "fold"
     for column in columns:
         numeric = column.startswith("#")
-        made.add_column(column.removeprefix("#"), justify="right" if numeric else "left", overflow="fold")
+        heading = Text(column.removeprefix("#"), no_wrap=one_line, overflow=overflow)
+        # Rich takes width from columns that may wrap first, and their cells may not wrap either.
+        made.add_column(
+            heading, justify="right" if numeric else "left", overflow=overflow, no_wrap=one_line and numeric
+        )
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in row))
+        cells = [cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in row]
+        if one_line:
+            for cell in cells:
+                cell.no_wrap, cell.overflow = True, overflow
+        made.add_row(*cells)
     return made
+
+
+NARROW = 120
+"""Columns of a terminal below which wide tables leave their least important columns out."""
+
+
+def shown(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], width: int, spare: Iterable[str]
+) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of a table as a terminal of `width` has room for them: without the `spare` ones if narrow."""
+    left_out = set(spare) if width < NARROW else set()
+    kept = [i for i, column in enumerate(columns) if column not in left_out]
+    return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _cell(value: Any) -> str:

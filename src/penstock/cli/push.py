@@ -56,7 +56,7 @@ def push(
     if json:
         print_json({"accepted": taken})
     else:
-        error_console().print(f"{taken:,} records retained by {stream}")
+        error_console().print(f"{taken:,} {'record' if taken == 1 else 'records'} retained by {stream}")
 
 
 def _open(file: str) -> int:

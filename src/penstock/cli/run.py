@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,8 +37,9 @@ def run(
 ) -> None:
     """Run a flow here, without a cluster.
 
-    A bounded one ends by itself; an unbounded one runs until Ctrl-C, which drains it (a second Ctrl-C kills). With
-    --json the records of `collect` sinks are printed as NDJSON: {"step", "record"}.
+    A bounded one ends by itself; an unbounded one runs until Ctrl-C, which drains it (a second Ctrl-C kills).
+
+    With --json the records of `collect` sinks are printed as NDJSON: {"step", "record"}.
     """
     config = assignments(settings)
     found = find(target)
@@ -81,7 +82,7 @@ async def _run(request: RunRequest, quiet: bool) -> RunResult:
     from penstock.connectors.stdout_lines import READER_LEFT
 
     stop = asyncio.Event()
-    with _draining(stop), _progress(quiet) as show:
+    with _progress(quiet) as (show, say), _draining(stop, say):
         try:
             return await run_locally(request, show, stop)
         except PenstockError as error:
@@ -91,7 +92,7 @@ async def _run(request: RunRequest, quiet: bool) -> RunResult:
 
 
 @contextlib.contextmanager
-def _draining(stop: asyncio.Event) -> Iterator[None]:
+def _draining(stop: asyncio.Event, say: Callable[[str], None]) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) drains; the second one ends the run there and then."""
     loop = asyncio.get_running_loop()
     running = asyncio.current_task()
@@ -102,7 +103,7 @@ def _draining(stop: asyncio.Event) -> Iterator[None]:
             running.cancel()
             return
         stop.set()
-        error_console().print("draining; Ctrl-C again ends it at once", style="yellow")
+        say("draining; Ctrl-C again ends it at once")
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     for number in numbers:
@@ -117,11 +118,15 @@ def _draining(stop: asyncio.Event) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Any]:
-    """A callback that shows progress: a bar on a terminal, nothing elsewhere."""
+def _progress(quiet: bool) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
+    """Two callbacks: one shows progress (a bar on a terminal, nothing elsewhere), one prints a note beside it."""
     out = error_console()
+
+    def say(text: str) -> None:
+        out.print(text, style="yellow")  # by the bar's own console: above the bar, on a line of its own
+
     if quiet or not out.is_terminal:
-        yield lambda progress: None
+        yield lambda progress: None, say
         return
     from rich.text import Text
 
@@ -131,7 +136,7 @@ def _progress(quiet: bool) -> Iterator[Any]:
             from penstock.cli.lines_above import lines_above
 
             stack.enter_context(lines_above(lambda text: bar.console.print(Text.from_ansi(text), soft_wrap=True)))
-        yield lambda progress: _show(bar, task, progress)
+        yield lambda progress: _show(bar, task, progress), say
 
 
 def _bar(out: Any) -> Bar:

@@ -11,7 +11,7 @@ import typer
 from penstock.cli import model as models
 from penstock.cli import nodes
 from penstock.cli.connection import DEFAULT_URL, Token, Url, call
-from penstock.cli.output import Json, console, print_json, table
+from penstock.cli.output import Json, console, print_json, shown, table
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -35,7 +35,8 @@ def top(
         if json:
             print_json(view)
         else:
-            console().print(picture(view))
+            out = console()
+            out.print(picture(view, out.width))
         return
     try:
         call(url, token, lambda client: _live(client, interval), deadline=PATIENCE)
@@ -54,30 +55,32 @@ def _live(client: Client, interval: float) -> None:
     out = console()
     if not out.is_terminal:  # one picture after the other
         while True:
-            out.print(picture(last))
+            out.print(picture(last, out.width))
             sys.stdout.flush()
             time.sleep(interval)
             last = client.metrics()
-    with Live(picture(last), console=out, screen=True, auto_refresh=False) as live:
+    with Live(picture(last, out.width), console=out, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(interval)
             try:
                 last = client.metrics()
-                live.update(picture(last), refresh=True)
+                live.update(picture(last, out.width), refresh=True)
             except Unreachable as error:  # the node may come back: keep the last picture and say so
-                live.update(Group(picture(last), Text(error.message, "bold red")), refresh=True)
+                live.update(Group(picture(last, out.width), Text(error.message, "bold red")), refresh=True)
 
 
-def picture(view: dict[str, Any]) -> Group:
-    """One picture of the cluster."""
+def picture(view: dict[str, Any], width: int) -> Group:
+    """One picture of the cluster for a terminal of `width`."""
     from rich.console import Group
 
-    parts: list[Any] = [table(nodes.COLUMNS, map(nodes.row, view["nodes"]), title="Nodes")]
+    parts: list[Any] = [nodes.members_table(view["nodes"], width, "Nodes")]
     if view["models"]:
-        parts.append(table(models.COLUMNS, map(models.row, view["models"]), title="Models"))
+        parts.append(models.models_table(view["models"], width, "Models"))
     executors = [
         (model["name"], *models.executor_row(executor)) for model in view["models"] for executor in model["executors"]
     ]
     if executors:
-        parts.append(table(("model", *models.EXECUTOR_COLUMNS), executors, title="Executors"))
+        columns = ("model", *models.EXECUTOR_COLUMNS)
+        told = shown(columns, executors, width, models.EXECUTOR_SPARE)
+        parts.append(table(*told, title="Executors", one_line=True))
     return Group(*parts)

@@ -84,8 +84,9 @@ async def _follow(local: LocalCluster, stop: asyncio.Event) -> None:
         node = next(node for node in running if node.status is not None)
         running.remove(node)
         notes = error_console()
-        notes.print(f"{node.name} ended with status {node.status}", style="yellow")
         words = node.last_words()
-        if words:
-            notes.print(words, markup=False)
+        said = "; the end of its log:" if words else ""
+        notes.print(f"{node.name} ended with status {node.status}{said}", style="yellow")
+        for line in words.splitlines():
+            notes.print(f"  | {line}", style="dim", markup=False)
     raise ClusterError("no node is left")

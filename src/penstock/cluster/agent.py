@@ -33,7 +33,7 @@ from penstock.cluster.journal import Journal
 from penstock.cluster.launcher.protocol import Launcher, WorkerSpec
 from penstock.cluster.leader import Election
 from penstock.cluster.membership import Membership
-from penstock.cluster.metrics import EXPIRY, Metering, NodeMetrics
+from penstock.cluster.metrics import EXPIRY, HeldKeys, Metering, NodeMetrics
 from penstock.cluster.plan import ModelEntry, status
 from penstock.cluster.routing import Questions
 from penstock.cluster.runner import Runner
@@ -98,7 +98,8 @@ class NodeAgent:
         )
         self._membership = Membership(self._bus, name, self._lease_fields, self._clock, self._joined, self._lost)
         self._election = Election(self._bus, name, self._membership, self._clock, self._wake)
-        self._steward = Steward(self._bus, name, self._clock)
+        self._held = HeldKeys()
+        self._steward = Steward(self._bus, name, self._clock, self._held)
         self._catalogue = Catalogue(self._bus, name)
         self._questions = Questions(name, self._bus, self._runner, transport)
         self._process = psutil.Process()
@@ -256,6 +257,7 @@ class NodeAgent:
                 if text is not None and name != self._name:
                     found[name] = msgspec.json.decode(text, type=NodeMetrics)
         self._metrics = found
+        self._held.learn(found.values(), self._view.models)
 
     # ---- about this node --------------------------------------------------------------------------------------------
 
@@ -372,9 +374,17 @@ class NodeAgent:
         generation = await self._catalogue.online(entry, topology, config or {}, executors)
         deadline = self._settings.worker_start + self._settings.request
         state = await self._until(name, {"online", "finished", "failed"}, generation, deadline)
+        view = await self.model(name)
         if state == "failed":
-            raise ClusterError(f"{name!r} cannot run: {(await self.model(name)).error}")
-        return await self.model(name)
+            raise ClusterError(
+                f"{name!r} cannot run: {view.error}",
+                remedy="correct it and bring it online again; keyed state starts empty",
+            )
+        nodes = ", ".join(sorted({executor.node for executor in view.executors}))
+        text = f"model {name} is {state}: {len(view.executors)} executors on {nodes}"
+        self._journal.say("model.running", text, model=name)
+        self._wake()
+        return view
 
     async def offline(self, name: str) -> ModelView:
         """See `NodeService`."""

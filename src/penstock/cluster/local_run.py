@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ _STEP_TIMEOUT = 120.0
 """Seconds that workers may take to load, connect or stop."""
 _GRACE, _GRACE_AT_ONCE = 5.0, 0.5
 """Seconds that workers may take to exit; the second when the run is cancelled."""
+_RATE_WINDOW = 2.0
+"""Seconds over which the rate of the progress is taken: several reports of every worker."""
 _DATA_DIR = "penstock-run-"
 """Directories of a run's sockets are named with this and the run's process id."""
 
@@ -85,7 +88,7 @@ class Progress(msgspec.Struct, kw_only=True):
     records: int
     """Read by all sources."""
     rate: float
-    """Records per second since the last progress."""
+    """Records per second over the last two seconds."""
     share: float | None
     """Of a bounded input, 0 to 1."""
     lag: int | None
@@ -183,6 +186,10 @@ class _Run:
         self.coordinator: CheckpointCoordinator[ExecutorId] | None = None
         self.started = self.told = time.monotonic()
         self.told_records = 0
+        self.measured = self.started
+        """When the latest metrics came."""
+        self.samples: deque[tuple[float, int]] = deque([(self.started, 0)])
+        """When metrics came, and the records that had been read by then."""
 
     @property
     def model(self) -> str:
@@ -252,7 +259,8 @@ class _Run:
         await self._await_all(Connected)
         await self._tell(Start(self.model))
         await self._await_all(Running)
-        self.started = self.told = time.monotonic()
+        self.started = self.told = self.measured = time.monotonic()
+        self.samples = deque([(self.started, 0)])
 
     async def _until_finished(self) -> bool:
         """Serve until every executor has finished and the last checkpoint is complete; whether `stop` ended it."""
@@ -306,7 +314,7 @@ class _Run:
             case Failed():
                 raise PenstockError(message.error)
             case Metrics():
-                self.metrics[slot] = message
+                self.metrics[slot], self.measured = message, time.monotonic()
             case Collected():
                 self.collected.setdefault(message.step, []).extend(message.records)
             case Finished():
@@ -402,7 +410,7 @@ class _Run:
         self.on_progress(
             Progress(
                 records=records,
-                rate=(records - self.told_records) / max(now - self.told, 1e-6),
+                rate=self._rate(records),
                 share=sum(known) / len(known) if known and len(known) == len(shares) else None,
                 lag=sum(lags) if lags else None,
                 checkpoint=self.complete,
@@ -412,6 +420,17 @@ class _Run:
             )
         )
         self.told, self.told_records = now, records
+
+    def _rate(self, records: int) -> float:
+        """Records per second between the first and the last report of the window. Workers report more seldom than
+        progress is told, so the time of the reports counts and not the time of the telling."""
+        if self.measured > self.samples[-1][0]:
+            self.samples.append((self.measured, records))
+        while len(self.samples) > 2 and self.samples[1][0] <= self.measured - _RATE_WINDOW:
+            self.samples.popleft()
+        (start, first), (end, last) = self.samples[0], self.samples[-1]
+        # Sources read a little before the start is known: over a very short span that would be a huge rate.
+        return (last - first) / (end - start) if end - start >= _RATE_WINDOW / 8 else 0.0
 
     def _result(self, drained: bool) -> RunResult:
         counters: dict[str, int] = {}

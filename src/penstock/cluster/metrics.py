@@ -7,11 +7,13 @@ part in one key that expires by itself, so every node can show the whole cluster
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
 from penstock.clock import Clock
+from penstock.cluster.plan import ModelState
 from penstock.cluster.service import ChannelView, ExecutorView
 from penstock.worker.messages import ChannelMetrics, ExecutorMetrics, Metrics
 
@@ -123,6 +125,12 @@ class Metering:
         """Records of the model known here to be lost."""
         return self._lost.get(model, 0) + sum(p.lost() for (_, name), p in self._parts.items() if name == model)
 
+    def keys(self, worker: int, model: str, executor: str) -> int:
+        """The keys that an executor held when its worker last reported."""
+        part = self._parts.get((worker, model))
+        known = None if part is None else part.executors.get(executor)
+        return 0 if known is None else known.keys
+
     def report(self, own_rss: int, workers: int) -> NodeMetrics:
         """Everything, as it is published."""
         now = self._clock.monotonic()
@@ -141,6 +149,30 @@ class Metering:
         for model, count in self._lost.items():
             result.lost.setdefault(model, count)
         return result
+
+
+class HeldKeys:
+    """How many keys each planned executor of the cluster held when its node last told: what goes with a node."""
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[str, str, str], int] = {}
+
+    def learn(self, parts: Iterable[NodeMetrics], models: Mapping[str, ModelState]) -> None:
+        """The latest reports. Executors that the plans have elsewhere by now are forgotten."""
+        for part in parts:
+            for model, executors in part.executors.items():
+                self._keys |= {(part.node, model, executor.id): executor.keys for executor in executors}
+        planned = {
+            (assigned.node, name, executor)
+            for name, state in models.items()
+            if state.plan is not None
+            for executor, assigned in state.plan.executors.items()
+        }
+        self._keys = {where: count for where, count in self._keys.items() if where in planned}
+
+    def of(self, node: str, model: str, executor: str) -> int:
+        """The keys that the executor held there; 0 when nothing is known."""
+        return self._keys.get((node, model, executor), 0)
 
 
 def _executor(metrics: ExecutorMetrics, rates: tuple[float, ...], latency: list[float] | None) -> ExecutorView:

@@ -70,6 +70,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     strategy: str = "even"
     failures: list[float] = []
     """When executors were restarted after a failure, seconds of Redis time, the latest few."""
+    keys_lost: int = 0
+    """Keys that executors held when they were lost, as far as they had reported; over all restarts of this plan."""
 
     def nodes(self) -> set[str]:
         """The nodes that have a part in it."""
@@ -92,6 +94,8 @@ class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
     """The class name of the error."""
     loading: bool = False
     """It failed while it was loaded, before it did anything."""
+    keys: int = 0
+    """Keys that it held when it was last heard of; told once it is gone."""
 
 
 class Lives(msgspec.Struct, frozen=True, kw_only=True):

@@ -98,6 +98,7 @@ def model_view(state: ModelState, metrics: Iterable[NodeMetrics]) -> ModelView:
         error=entry.error,
         restarts=0 if plan is None else sum(a.restarts for a in plan.executors.values()),
         lost=lost(state, parts),
+        keys_lost=0 if plan is None else plan.keys_lost,
         rate_in=sum(e.rate_in for e in sources),
         rate_out=sum(e.rate_out for e in last),
         records_in=sum(e.records_in for e in sources),

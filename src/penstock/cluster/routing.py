@@ -271,7 +271,8 @@ def _online(view: View, name: str) -> tuple[ModelState, Plan]:
         raise NotFound(f"there is no model {name!r}", remedy="penstock model list shows those that there are")
     if state.entry.error:
         raise Conflict(
-            f"{name!r} has failed: {state.entry.error}", remedy="take it offline, correct it, bring it online"
+            f"{name!r} has failed: {state.entry.error}",
+            remedy="take it offline, correct it, bring it online: keyed state starts empty then",
         )
     if state.entry.desired != "online":
         raise Conflict(f"{name!r} is offline", remedy=f"penstock model online {name}")

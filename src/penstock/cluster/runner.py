@@ -296,7 +296,6 @@ class Runner:
     def _remove(self, hosted: _Hosted, reason: str) -> None:
         """The executors of `hosted` are gone. If the plan still wants them, the leader has to know."""
         del self._hosts[hosted.worker, hosted.model]
-        self._metering.unloaded(hosted.worker, hosted.model)
         state = self._models.get(hosted.model)
         plan = state.plan if state is not None else None
         for executor in hosted.executors:
@@ -307,6 +306,7 @@ class Runner:
             known = self._entries.get((hosted.model, executor))
             if known is None or known.epoch != hosted.epoch or known.state not in GONE:
                 self._entry(hosted, executor, "lost", reason, "WorkerError")
+        self._metering.unloaded(hosted.worker, hosted.model)
         if not any(worker == hosted.worker for worker, _ in self._hosts):
             self.workers.release(hosted.worker)
 
@@ -330,6 +330,7 @@ class Runner:
             error=error,
             kind=kind,
             loading=loading,
+            keys=self._metering.keys(hosted.worker, hosted.model, executor) if state in GONE else 0,
         )
         self._say(hosted.model, executor, entry)
 

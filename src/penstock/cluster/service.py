@@ -153,6 +153,8 @@ class ModelView(msgspec.Struct, kw_only=True):
     """Executors restarted since it went online."""
     lost: int = 0
     """Records known to be lost by restarts since it went online (recovery `none`)."""
+    keys_lost: int = 0
+    """Keys whose state was lost by restarts since it went online, as last reported before (recovery `none`)."""
     rate_in: float = 0.0
     """Records per second read by its sources."""
     rate_out: float = 0.0
@@ -198,8 +200,8 @@ class LogEntry(msgspec.Struct, kw_only=True):
     time: float
     """Seconds since 1970."""
     kind: str
-    """`node.joined`, `node.lost`, `leader.elected`, `model.added`, `model.online`, `model.offline`, `model.deleted`,
-    `model.failed`, `executor.restarted`, `worker.lost`, `model.log` …"""
+    """`node.joined`, `node.lost`, `leader.elected`, `model.added`, `model.online` (asked for), `model.running` (it is
+    online), `model.offline`, `model.deleted`, `model.failed`, `executor.restarted`, `worker.lost`, `model.log` …"""
     text: str
     level: str = "info"
     node: str = ""

@@ -6,7 +6,8 @@ import msgspec
 
 from penstock.clock import Clock
 from penstock.cluster.bus import Bus
-from penstock.cluster.plan import ModelState
+from penstock.cluster.metrics import HeldKeys
+from penstock.cluster.plan import GONE, ModelState
 from penstock.cluster.reconcile import DropPlan, GiveUp, Later, Nothing, Sweep, WritePlan, decide
 from penstock.cluster.view import Member, View
 
@@ -17,8 +18,8 @@ _FORGET_AFTER_LEASES = 2
 class Steward:
     """Carries out the leader's decisions by scripts that check its term."""
 
-    def __init__(self, bus: Bus, node: str, clock: Clock) -> None:
-        self._bus, self._node, self._clock = bus, node, clock
+    def __init__(self, bus: Bus, node: str, clock: Clock, held: HeldKeys) -> None:
+        self._bus, self._node, self._clock, self._held = bus, node, clock, held
         self._dead_since: dict[tuple[str, int], float] = {}
 
     async def act(self, view: View, term: int) -> bool:
@@ -37,7 +38,9 @@ class Steward:
         generation = state.entry.generation
         match decision:
             case WritePlan(plan=plan):
-                kind, text, level = _announcement(name, decision)
+                lost = sum(self._keys_of(name, state, executor) for executor in decision.restarted)
+                plan = msgspec.structs.replace(plan, keys_lost=plan.keys_lost + lost)
+                kind, text, level = _announcement(name, decision, lost)
                 code = await self._bus.script(
                     "plan_write",
                     self._keys("leader", f"model:{name}", f"plan:{name}", "rev", "log"),
@@ -56,6 +59,14 @@ class Steward:
                 keys = self._keys("leader", f"run:{name}", "members", "rev")
                 code = await self._bus.script("sweep", keys, [self._node, term, self._bus.key("node:"), *executors])
         return int(code) > 0
+
+    def _keys_of(self, name: str, state: ModelState, executor: str) -> int:
+        """The keys that go with an executor: its own node's word, or what was heard before that node went."""
+        assert state.plan is not None
+        assigned, report = state.plan.executors[executor], state.run.get(executor)
+        if report is not None and report.epoch == assigned.epoch and report.state in GONE:
+            return report.keys
+        return self._held.of(assigned.node, name, executor)
 
     async def _forget_dead(self, view: View, term: int) -> bool:
         now = self._clock.monotonic()
@@ -77,9 +88,12 @@ class Steward:
         return [self._bus.key(name) for name in names]
 
 
-def _announcement(name: str, decision: WritePlan) -> tuple[str, str, str]:
+def _announcement(name: str, decision: WritePlan, keys: int) -> tuple[str, str, str]:
     if not decision.restarted:
         nodes = ", ".join(sorted(decision.plan.nodes()))
         return "model.placed", f"model {name} was placed on {nodes}", "info"
     which = ", ".join(decision.restarted)
-    return "executor.restarted", f"executors {which} of {name} are started again: {decision.reason}", "warning"
+    text = f"executors {which} of {name} are started again"
+    if keys:
+        text += f" with empty state, {keys:,} {'key was' if keys == 1 else 'keys were'} lost"
+    return "executor.restarted", f"{text}: {decision.reason}", "warning"

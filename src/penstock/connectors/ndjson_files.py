@@ -43,7 +43,7 @@ class JsonLineFiles(SourceAndSink):
 
     def writer(self, ctx: ConnectorContext) -> Writer:
         """JSON lines, one per record."""
-        return PartFiles(single_path(self.paths, "ndjson"), ctx, encode_lines, roll=self.roll)
+        return PartFiles(single_path(self.paths, "ndjson"), ctx, encode_lines, suffix=".ndjson", roll=self.roll)
 
     def describe(self) -> str:
         """The paths."""

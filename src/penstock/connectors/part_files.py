@@ -3,8 +3,11 @@
 Where the records of `ndjson("out.ndjson")` or `files("out/")` end up:
 
 - One executor, no checkpoints, a path that is not a directory: that one file, when the run ends.
-- Otherwise the path is a directory of parts, `part-<executor>-<number>.<suffix>`. With checkpoints the number is the
-  checkpoint that made the part visible; without, parts count up and one becomes visible every `roll` seconds.
+- Otherwise the path is a directory of parts, `part-<executor>-<number>.<suffix>`; the suffix is the connector's. With
+  checkpoints the number is the checkpoint that made the part visible; without, parts count up and one becomes visible
+  every `roll` seconds.
+
+A path that ends in `.gz` is written compressed, as it is read: each spill is a gzip member of its own.
 
 A fresh run replaces the output of the run before it, as writing to a file does. Hidden files are being written
 (`.part-….tmp`) or wait for their checkpoint (`.part-….ready`); those that a killed run left are removed by the next.
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import os
 import re
 import stat
@@ -39,13 +43,20 @@ class PartFiles(Writer):
     transactional: ClassVar[bool] = True
 
     def __init__(
-        self, path: str, ctx: ConnectorContext, encode: Callable[[list[Any]], bytes], *, roll: float = 60.0
+        self,
+        path: str,
+        ctx: ConnectorContext,
+        encode: Callable[[list[Any]], bytes],
+        *,
+        suffix: str = ".txt",
+        roll: float = 60.0,
     ) -> None:
         self.ctx, self.encode, self.roll = ctx, encode, roll
         self.single = not ctx.checkpointed and ctx.executors == 1 and not path.endswith("/") and not os.path.isdir(path)
         self.path = path
         self.directory = os.path.dirname(path) or "." if self.single else path.rstrip("/") or "/"
-        self.suffix = os.path.splitext(path.rstrip("/"))[1] or ".txt"
+        self.compressed = path.rstrip("/").endswith(".gz")
+        self.suffix = f"{suffix}.gz" if self.compressed else suffix
         self._file: int | None = None
         self._name = ""
         self._buffer: list[bytes] = []
@@ -85,8 +96,9 @@ class PartFiles(Writer):
             return
         if self._file is None:
             self._begin()
-        data = memoryview(b"".join(self._buffer))
+        gathered = b"".join(self._buffer)
         self._buffer, self._buffered = [], 0
+        data = memoryview(gzip.compress(gathered, compresslevel=6, mtime=0) if self.compressed else gathered)
         with self._naming_errors():
             while data:
                 data = data[os.write(self._descriptor(), data) :]

@@ -40,7 +40,7 @@ class TextFiles(SourceAndSink):
 
     def writer(self, ctx: ConnectorContext) -> Writer:
         """Lines of text, one per record."""
-        return PartFiles(single_path(self.paths, "files"), ctx, text_lines, roll=self.roll)
+        return PartFiles(single_path(self.paths, "files"), ctx, text_lines, suffix=".txt", roll=self.roll)
 
     def describe(self) -> str:
         """The paths."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import sys
@@ -15,6 +16,7 @@ from penstock.flow.graph import Graph, Input, Partitioning, Step
 from penstock.settings import KEY_GROUPS
 
 __all__ = [
+    "UnknownStep",
     "caller_site",
     "carries_times",
     "check_connector",
@@ -24,6 +26,7 @@ __all__ = [
     "check_name",
     "check_on_error",
     "check_step",
+    "unknown_step",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -127,6 +130,18 @@ def check_on_error(on_error: Any) -> None:
         )
 
 
+class UnknownStep(FlowError, AttributeError):
+    """A method that streams do not have. An `AttributeError` too, so that `hasattr` and `getattr` work as ever."""
+
+
+def unknown_step(method: str, known: Iterable[str], site: str) -> UnknownStep:
+    """The error of a misspelt step."""
+    steps = sorted(name for name in known if not name.startswith("_"))
+    near = difflib.get_close_matches(method, steps, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"the steps are: {', '.join(steps)}"
+    return UnknownStep(None, f"a stream has no step {method!r}", remedy=remedy, site=site)
+
+
 def check_keyed(step: str | None, method: str, site: str) -> FlowError:
     """The error of a keyed step on a stream without keys."""
     return FlowError(
@@ -193,9 +208,9 @@ def check_graph(name: str, steps: Iterable[Step], on_error: Any = "fail", execut
 
 
 def duplicate(step: Step, earlier: Step) -> FlowError:
-    """The error of two steps with one name."""
+    """The error of two steps with one name; `day.time`, added for the step `day`, is told as `day`."""
     return FlowError(
-        step.name,
+        step.name.partition(".")[0],
         f"there is already a step of this name (at {earlier.site or 'an unknown place'})",
         remedy="names are unique in a flow, since state and metrics are found by them",
         site=step.site,

@@ -22,6 +22,14 @@ RECORD_CHARS = 200
 """A record is shown in errors with at most so many characters."""
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + "/"
 _LIBRARIES = tuple({sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_PARTS = {
+    "time": "its event time",
+    "left-time": "the event time of its left side",
+    "right-time": "the event time of its right side",
+    "key": "its key",
+    "map": "its map",
+}
+"""What the steps do that a stream's methods add before the one that the author named: `<name>.<part>`."""
 
 
 class Fail:
@@ -48,8 +56,9 @@ class DeadLetter:
     def __call__(self, ctx: StepContext, record: Any, error: Exception) -> None:
         ctx.counters["dead_letter"] += 1
         site, _ = author_line(error, ctx.site)
+        step, _ = _written(ctx.step)
         plain = _plain(record)
-        self.write({"step": ctx.step, "record": plain, "error": f"{type(error).__name__}: {error}", "site": site})
+        self.write({"step": step, "record": plain, "error": f"{type(error).__name__}: {error}", "site": site})
 
 
 def policy(on_error: Any, dead_letter: Callable[[dict[str, Any]], None] | None = None) -> FailurePolicy:
@@ -70,10 +79,24 @@ def step_error(ctx: StepContext, record: Any, error: Exception) -> StepError:
         return error
     shown = shorten(record)
     site, text = author_line(error, ctx.site)
-    lines = [f"step {ctx.step!r}: {type(error).__name__}: {error}", f"  record: {shown}"]
+    lines = [f"{_called(ctx)}: {type(error).__name__}: {error}", f"  record: {shown}"]
     if site:
         lines.append(f"  at {site}" + (f": {text}" if text else ""))
-    return StepError(ctx.step, "\n".join(lines), record=shown, site=site)
+    return StepError(_written(ctx.step)[0], "\n".join(lines), record=shown, site=site)
+
+
+def _written(step: str) -> tuple[str, str]:
+    """The name that the author wrote, and which part of that step this one is: `day.time` was added for `day`."""
+    name, _, part = step.partition(".")
+    return (name, _PARTS[part]) if part in _PARTS else (step, "")
+
+
+def _called(ctx: StepContext) -> str:
+    """The step by the name that the author gave it, for an error."""
+    name, part = _written(ctx.step)
+    if not part:
+        return f"step {name!r}"
+    return f"step {name!r} ({part}, {ctx.detail})" if ctx.detail else f"step {name!r} ({part})"
 
 
 def shorten(record: Any, limit: int = RECORD_CHARS) -> str:
@@ -101,8 +124,25 @@ def _is_foreign(filename: str) -> bool:
 
 
 def _plain(record: Any) -> Any:
-    """The record itself when it is made of JSON values, else its shortened repr."""
-    return record if _is_json(record, depth=0) else shorten(record, 2000)
+    """The record itself when it is made of JSON values (or bytes that are text), else its shortened repr."""
+    told = _as_text(record)
+    return told if _is_json(told, depth=0) else shorten(record, 2000)
+
+
+def _as_text(value: Any, depth: int = 0) -> Any:
+    """The value with bytes in UTF-8 as text, also in lists and dictionaries; other bytes stay."""
+    if type(value) is bytes:
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value
+    if depth > 8:
+        return value
+    if type(value) is list:
+        return [_as_text(item, depth + 1) for item in value]
+    if type(value) is dict:
+        return {name: _as_text(item, depth + 1) for name, item in value.items()}
+    return value
 
 
 def _is_json(value: Any, depth: int) -> bool:

@@ -62,6 +62,8 @@ class StepContext:
     """Named counts shown in metrics: `late`, `skipped`, `dead_letter` …"""
     site: str = ""
     """Where the author wrote the step (`file.py:12`); operators with the author's functions fill it in."""
+    detail: str = ""
+    """What else an error says of a step that the author did not write under this name, such as `on='ts'`."""
 
 
 class Operator:

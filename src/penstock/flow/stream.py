@@ -19,6 +19,7 @@ from penstock.flow.check import (
     check_function,
     check_keyed,
     check_name,
+    unknown_step,
     window_without_time,
 )
 from penstock.flow.connector import Sink
@@ -165,7 +166,7 @@ class Stream(Generic[T]):
         from penstock.flow.steps.stamp import Stamp
 
         if not isinstance(on, str):
-            check_function(name, on, what="on")
+            check_function(name.partition(".")[0], on, what="on")
         return self._step(Stamp, name, None, on=on)
 
     def _step(self, kind: Callable[..., Step], name: str, inputs: tuple[Input, ...] | None, **fields: Any) -> Input:
@@ -231,7 +232,9 @@ class Stream(Generic[T]):
         def __getattr__(self, name):
             """The keyed steps exist on a `KeyedStream` only; say so when one is used without keys."""
             if name not in _KEYED_ONLY:
-                raise AttributeError(f"a stream has no step {name!r}")
+                if name.startswith("_"):
+                    raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+                raise unknown_step(name, {*dir(type(self)), *_KEYED_ONLY} - {"flow"}, caller_site())
 
             def refuse(*args, **named):
                 step = args[0] if args and isinstance(args[0], str) else None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from penstock.errors import FlowError
+from penstock.flow.check import caller_site
 
 __all__ = ["Duration", "Session", "Sliding", "Tumbling", "Window", "duration_ms", "session", "sliding", "tumbling"]
 
@@ -32,12 +33,17 @@ def duration_ms(duration: Duration, *, what: str = "duration", least: int = 1) -
         raise FlowError(
             None,
             f"{what} {duration!r} is not a duration",
-            remedy="write for example '10s', '500ms', '1m30s', or a number of seconds",
+            remedy="write for example '10s', '500ms', '1m30s', '2h' or '1d' (units: ms, s, m, h, d), "
+            "or a number of seconds",
+            site=caller_site(),
         )
     ms = round(amount)
     if abs(amount - ms) > 1e-6 or ms < least:
         raise FlowError(
-            None, f"{what} {duration!r} must be whole milliseconds, at least {least} ms", remedy="give a longer one"
+            None,
+            f"{what} {duration!r} must be whole milliseconds, at least {least} ms",
+            remedy="give a longer one",
+            site=caller_site(),
         )
     return ms
 

@@ -96,6 +96,7 @@ _MODEL: tuple[tuple[str, str, Callable[[ModelView], float]], ...] = (
     ("records_in", "Records read by its sources.", lambda model: model.records_in),
     ("records_out", "Records that came out of it.", lambda model: model.records_out),
     ("records_lost", "Records known to be lost.", lambda model: model.lost),
+    ("keys_lost", "Keys whose state was lost by restarts, as last reported.", lambda model: model.keys_lost),
     ("restarts", "Executors restarted since it went online.", lambda model: model.restarts),
 )
 

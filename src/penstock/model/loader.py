@@ -97,7 +97,11 @@ def _flow_of(module: ModuleType, attribute: str | None) -> Flow:
     if attribute is not None:
         found: Any = module
         for part in attribute.split("."):
-            found = getattr(found, part, None)
+            if not hasattr(found, part):
+                names = [name for name, value in vars(module).items() if isinstance(value, Flow)]
+                remedy = f"it has: {', '.join(names)}" if names else 'add: flow = ps.Flow("name")'
+                raise UsageError(f"{module.__file__} defines no {attribute!r}", remedy=remedy)
+            found = getattr(found, part)
         if callable(found) and not isinstance(found, Flow):
             found = found()
         if not isinstance(found, Flow):

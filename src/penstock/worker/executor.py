@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from penstock.clock import Clock
@@ -271,7 +272,7 @@ class Executor:
         errors: list[Exception] = []
         releases: list[Callable[[], None]] = [lane.reader.close for lane in self.lanes]
         releases.append(self.chain.close)
-        releases += [lambda sink=sink: sink.end(well=well) for sink in self.sinks.values()]  # type: ignore[misc]
+        releases += [partial(sink.end, well=well) for sink in self.sinks.values()]
         for release in releases:
             try:
                 release()

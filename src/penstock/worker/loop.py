@@ -12,6 +12,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import psutil
 import zmq
@@ -118,7 +119,7 @@ class Worker:
         while self._written:
             self._written.pop(0)()
         for model in list(self._models.values()):
-            did = self._guard(model, lambda model=model: self._work(model)) or did  # type: ignore[misc]
+            did = self._guard(model, partial(self._work, model)) or did
         return did
 
     def _work(self, model: Model) -> bool:

@@ -29,6 +29,7 @@ class Stamp(Step):
 
     def operator(self, ctx: StepContext) -> StampOperator:
         ctx.site = ctx.site or self.site
+        ctx.detail = f"on={self.on!r}" if isinstance(self.on, str) else ""
         return StampOperator(ctx, self.on)
 
     def partitioning(self, inputs: tuple[Partitioning, ...]) -> Partitioning:
