@@ -18,6 +18,7 @@ from penstock.cluster.plan import ModelEntry
 from penstock.cluster.service import Conflict, NotFound, Unavailable
 from penstock.errors import UsageError
 from penstock.flow.graph import Topology
+from penstock.model.loader import parse_target
 from penstock.placement.plan import stage_counts
 
 DEFAULT_GROUP = "default"
@@ -39,13 +40,12 @@ def full_name(name: str) -> str:
 
 def present(path: str) -> str:
     """The absolute form of `path` (`file`, `directory` or `path:object`). Raises `UsageError` when there is none."""
-    head, colon, tail = path.rpartition(":")
-    base, suffix = (head, colon + tail) if colon and not os.path.exists(path) else (path, "")
+    base, attribute = parse_target(path)
     if not os.path.exists(base):
         raise UsageError(
             f"there is no file or directory {base!r} on this node", remedy="give a path that every node has"
         )
-    return os.path.abspath(base) + suffix
+    return os.path.abspath(base) + ("" if attribute is None else f":{attribute}")
 
 
 class Catalogue:

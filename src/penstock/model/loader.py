@@ -14,17 +14,22 @@ from penstock.flow import config as flow_config
 from penstock.flow.builder import Flow
 from penstock.flow.graph import Graph
 
-__all__ = ["load_graph", "split_target"]
+__all__ = ["load_graph", "parse_target", "split_target"]
 
 _loaded: dict[Path, set[str]] = {}
 """folder -> the modules that were imported from it."""
 
 
+def parse_target(target: str) -> tuple[str, str | None]:
+    """`path` or `path:object` as the path's text and the object's name; a file whose name has a colon is a path."""
+    text, colon, name = target.rpartition(":")
+    return (text, name) if colon and not Path(target).exists() else (target, None)
+
+
 def split_target(target: str) -> tuple[Path, str | None]:
     """`path` or `path:object` as the absolute path and the object's name. Raises `UsageError` when nothing is there."""
-    text, colon, name = target.rpartition(":")
-    path = Path(text if colon and not Path(target).exists() else target)
-    attribute = name if colon and not Path(target).exists() else None
+    text, attribute = parse_target(target)
+    path = Path(text)
     if not path.exists():
         near = sorted(p.name for p in path.parent.glob("*.py"))[:8] if path.parent.is_dir() else []
         remedy = f"in {path.parent} there are: {', '.join(near)}" if near else "check the path"
