@@ -29,6 +29,8 @@ class Run:
 
     out: Path
     facts: list[dict[str, Any]] = field(default_factory=list)
+    problem: str = ""
+    """How a process failed that had reported something before."""
 
 
 def two_cores() -> str:
@@ -87,8 +89,10 @@ def race(commands: list[list[str]], settings: dict[str, Any], deadline: float = 
         failed = [process.returncode for process in processes if process.returncode]
         if run.out.exists():
             run.facts = [json.loads(line) for line in run.out.read_text().splitlines()]
+        if failed:
+            run.problem = f"ended with status {failed[0]}: {words[-300:] or 'no output'}"
         if failed and not run.facts:
-            raise Unavailable(f"ended with status {failed[0]}: {words[-300:] or 'no output'}")
+            raise Unavailable(run.problem)
         yield run
 
 

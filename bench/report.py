@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import report_w6
 from bench.contestants import W1, W3, Contestant, Figures
 from bench.environments import version_of
+from bench.w6 import Managed
 
 PENSTOCK, LIMIT, BYTEWAX = "Penstock", "limit: 2 processes by hand", "Bytewax"
 Table = list[list[str]]
@@ -31,7 +33,12 @@ class Results:
     round_trips: list[Figures] = field(default_factory=list)
     empty: list[Figures] = field(default_factory=list)
     overload: list[Figures] = field(default_factory=list)
+    managed: Managed = field(default_factory=Managed)
     took: float = 0.0
+
+    def sizes(self) -> list[int]:
+        """W6: the numbers of nodes."""
+        return [int(nodes) for nodes in self.options["nodes"].split(",")]
 
     def workloads(self) -> list[str]:
         """The workloads with figures, in order."""
@@ -42,6 +49,7 @@ class Results:
         return {
             "figures": [[workload, name, figures] for (workload, name), figures in self.figures.items()],
             "overload": self.overload,
+            "w6": self.managed.for_plots(),
         }
 
 
@@ -123,6 +131,8 @@ def targets(results: Results) -> Table:
     if results.empty:
         weight = max(each["largest"] for each in results.empty)
         row("memory: a worker with an empty state under 120 MB", weight, f"{weight:.0f} MB", weight < 120)
+    for text, most, took in report_w6.targets(results.managed):
+        row(f"{text}, at most {most:,.0f} ms", took, f"{took:.0f} ms", took <= most)
     return rows
 
 
@@ -159,6 +169,38 @@ def _sections(results: Results) -> list[tuple[str, str, Table, list[str]]]:
             list(dict.fromkeys(missing_w3)),
         ),
         ("Memory", "Resident memory of the worker processes, by `/proc`.", memory_table(results), []),
+        *_managed_sections(results),
+    ]
+
+
+def _managed_sections(results: Results) -> list[tuple[str, str, Table, list[str]]]:
+    managed = results.managed
+    return [
+        (
+            "W6: operations on models",
+            "Real node processes with an embedded Valkey, as `penstock up --nodes N` starts them, **all of them, their "
+            "workers and the client on the same two cores**: eight nodes do eight times the work there, which eight "
+            "machines would share. From the request to the answer, or to the first record at the sink; asked of the "
+            "nodes in turn, each time with the cluster at rest. `by hand`: the writes with fsync, round trips to Redis "
+            "and imports without which it cannot be, in as many processes, without protocol (`bench/limit_w6.py`).",
+            report_w6.operations_table(managed, results.sizes()),
+            managed.problems,
+        ),
+        (
+            "W6 units: what the pieces cost",
+            "By themselves, on the same two cores.",
+            report_w6.units_table(managed),
+            [],
+        ),
+        (
+            "W6 cycles: online and offline again",
+            "One node, one cycle straight after the other, so that often no worker is warm yet. `before` and `after` "
+            "are at rest; of times they are the medians of the first and of the last quarter. The journal remembers "
+            "the idempotency keys of the latest 256 operations, and Valkey those of a day and about 10,000 events: "
+            "until then these two grow. Growth: from the second quarter of the cycles to the last one.",
+            report_w6.cycles_table(managed),
+            [],
+        ),
     ]
 
 
@@ -214,13 +256,13 @@ def write_results(results: Results, directory: Path) -> Path:
         "and why, is said in the scripts: `bench/limit.py`, `bench/peers/`, `bench/penstock_*.py`.",
         _markdown(targets(results)),
     ]
-    plots = {"W1": "w1.png", "W3": "w3.png", "Memory": "overload.png"}
+    plots = {"W1": "w1.png", "W3": "w3.png", "Memory": "overload.png", "W6": "w6.png", "W6 cycles": "cycles.png"}
     for title, text, table, missing in _sections(results):
         if len(table) == 1:
             continue
         parts += [f"## {title}", text, _markdown(table), *(f"- {line}" for line in missing)]
-        image = plots[title.split(":")[0]]
-        if (directory / "plots" / image).exists():
+        image = plots.get(title.split(":")[0])
+        if image is not None and (directory / "plots" / image).exists():
             parts.append(f"![{title}](plots/{image})")
     parts += ["## Machine and versions", _markdown(_machine(results))]
     path = directory / "RESULTS.md"

@@ -1,8 +1,9 @@
 """`make bench`: every contestant in turn, several times, then one table, bench/RESULTS.md and the plots.
 
-    make bench                                  everything, about eight minutes
+    make bench                                  everything, about twenty minutes
     make bench ARGS="--only w1 --repeat 5"      one workload
     make bench ARGS="--skip spark,flink"        without some peers
+    make bench ARGS="--only w6 --cycles 1000"   operations on models, and a long look for leaks
 
 A peer that cannot be installed or started is named with the reason, and the rest goes on.
 """
@@ -18,7 +19,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from bench import contestants
+from bench import contestants, w6
 from bench.contestants import W1, W3, Contestant, Figures
 from bench.data import DATA
 from bench.environments import HERE, Unavailable, python_of
@@ -26,19 +27,22 @@ from bench.race import two_cores
 from bench.report import Results, console_table, write_results
 
 RATES = (1_000, 10_000, 100_000)
-WORKLOADS = ("w1", "w3", "memory")
+WORKLOADS = ("w1", "w3", "memory", "w6")
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make bench", description="Run the benchmarks side by side.")
-    parser.add_argument("--only", default=",".join(WORKLOADS), help="workloads: w1,w3,memory")
+    parser.add_argument("--only", default=",".join(WORKLOADS), help="workloads: w1,w3,memory,w6")
     parser.add_argument("--repeat", type=int, default=3, help="rounds; every figure is the median of them")
     parser.add_argument("--words", type=int, default=4_000_000, help="words of W1")
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="length of one W3 run; the first third is not counted"
     )
     parser.add_argument("--overload", type=float, default=30.0, help="seconds of the overload run")
+    parser.add_argument("--nodes", default=",".join(map(str, w6.NODES)), help="W6: sizes of the clusters")
+    parser.add_argument("--models", type=int, default=2, help="W6: models in one round of a cluster")
+    parser.add_argument("--cycles", type=int, default=100, help="W6: cycles of online and offline on one node")
     parser.add_argument("--skip", default="", help="peers to leave out: bytewax,pathway,spark,flink,ray")
     parser.add_argument("--no-install", action="store_true", help="only peers that are installed already")
     parser.add_argument("--dry", action="store_true", help="print the tables, do not write bench/RESULTS.md and plots")
@@ -83,7 +87,8 @@ def measure(options: argparse.Namespace) -> Results:
     cores = two_cores()
     results = Results(options=vars(options), cores=cores)
     rounds = Rounds()
-    taking = [contestant for contestant in W1 + W3 if contestant.peer not in skip]
+    racing = W1 * ("w1" in only) + W3 * ("w3" in only)
+    taking = [contestant for contestant in racing if contestant.peer not in skip]
     for contestant in taking:  # installations before the first measurement
         if contestant.peer is not None:
             try:
@@ -105,6 +110,8 @@ def measure(options: argparse.Namespace) -> Results:
                         lambda c=contestant, r=rate: contestants.latency(c, r, options.seconds, install),
                     )
             results.round_trips.append(contestants.round_trip())
+        if "w6" in only:
+            w6.one_round(results.managed, results.sizes(), options.models)
     results.figures, results.problems = rounds.medians(), rounds.problems
     results.spread = {place: dict(figures) for place, figures in rounds.values.items()}
     if "memory" in only:
@@ -114,6 +121,8 @@ def measure(options: argparse.Namespace) -> Results:
             results.overload = contestants.memory("overload", options.overload)
         except Unavailable as problem:
             results.problems["memory", "Penstock"] = str(problem)
+    if "w6" in only and options.cycles:
+        w6.cycle(results.managed, options.cycles)
     return results
 
 

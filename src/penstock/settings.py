@@ -46,3 +46,12 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The default deadline of a request between nodes."""
     warm_workers: int = 1
     """Idle workers that each node keeps ready (interpreter up, library imported, no user code)."""
+    operation: float = 60.0
+    """How long the nodes have to prepare an operation on a model, if the caller does not say."""
+    found_after: float | None = 3.0
+    """A Redis without any catalogue becomes a new cluster after so long, in which nodes that know one would have come;
+    `None`: never."""
+    replicas: int = 0
+    """Replicas of Redis that must have an operation's decision before it is carried out."""
+    upload_kept: float = 600.0
+    """A package that was received and that no operation uses is removed after so long."""

@@ -1,6 +1,5 @@
 """A real cluster that is asked for what it cannot do, and models that cannot run in it."""
 
-import json
 import time
 
 import httpx
@@ -35,18 +34,18 @@ def test_names_that_are_not_there(cluster, write, folder):
         ("state", "good", "n", "a"): "holds nothing for the key 'a'",
         ("push", "none/in", "one"): "there is no model",
         ("push", "good/none", "one"): "sources that take pushed records: in",
-        ("model", "add", "/none/there.py"): "/none/there.py",
         ("model", "add", folder / "good.py", "--name", "good"): "'default/good'",
         ("model", "delete", "good"): "penstock model offline",
     }.items():
         assert said in cluster(*args, code=1), args
     for args, said in {
+        ("model", "add", "/none/there.py"): "/none/there.py",
         ("state", "good", "n", "a", "--type", "int"): "not of type int",
         ("push", "good", "one"): "MODEL/SOURCE",
         ("push", "good/in", "none"): "no such file: none",
         ("push", "good/in", "/"): "directory",
         ("model", "online", "good", "--set", "x"): "--set KEY=VALUE",
-        ("model", "add", "none.py"): "no such file",
+        ("model", "add", "none.py"): "there is no flow",
     }.items():
         assert said in cluster(*args, code=2), args
 
@@ -117,8 +116,8 @@ def test_models_that_cannot_run(cluster, write, folder):
 
     cluster("model", "add", write(text=good, name="gone.py"), "--name", "gone")
     (folder / "gone.py").unlink()
-    assert "gone.py" in cluster("model", "online", "gone", code=1)
-    assert json.loads(cluster("model", "list", "--json"))
+    cluster("model", "online", "gone")  # the cluster has its package
+    assert cluster.show("gone")["status"] == "online"
 
 
 def test_a_step_that_raises_is_skipped_and_counted(cluster, write, folder):

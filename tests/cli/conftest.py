@@ -68,6 +68,12 @@ def url(service):
         yield address
 
 
+@pytest.fixture(autouse=True)
+def data_home(monkeypatch, tmp_path):
+    """Nodes keep nothing in the home of whoever runs the tests."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-home"))
+
+
 @pytest.fixture
 def penstock(monkeypatch):
     """Run a command in this process; its result has exit_code, stdout, stderr."""
@@ -99,7 +105,8 @@ class Command:
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "penstock.cli", *map(str, args)],
             stdin=options.pop("stdin", subprocess.DEVNULL),
-            stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE, bufsize=0, start_new_session=True,
+            stdout=options.pop("stdout", subprocess.PIPE), stderr=options.pop("stderr", subprocess.PIPE),
+            bufsize=0, start_new_session=True,
             env=environ | {"PYTHONFAULTHANDLER": "1"} | options.pop("env", {}), **options,
         )  # fmt: skip
 

@@ -6,6 +6,7 @@ import json
 import msgspec
 import pytest
 from rich.console import Console
+from tests.gateway.packages import package, write_flow
 
 from penstock.cli.push import pieces
 from penstock.cli.top import picture
@@ -20,8 +21,7 @@ def data(result):
 @pytest.fixture
 def online(cluster, tmp_path):
     """A model that is online."""
-    flow = tmp_path / "words.py"
-    flow.write_text("")
+    flow = write_flow(tmp_path)
     assert cluster("model", "add", flow, "--online").exit_code == 0
     return flow
 
@@ -34,9 +34,8 @@ def test_nodes(cluster):
 
 
 def test_the_life_of_a_model(cluster, tmp_path):
-    flow = tmp_path / "words.py"
-    flow.write_text("")
-    assert data(cluster("model", "add", flow, "--name", "w", "--json"))["path"] == str(flow)
+    flow = write_flow(tmp_path)
+    assert data(cluster("model", "add", flow, "--name", "w", "--json"))["version"] == "1.0"
     again = cluster("model", "add", flow, "--name", "w")
     assert again.exit_code == 1
     assert again.stderr == "error: 'default/w' exists already\n"
@@ -46,6 +45,7 @@ def test_the_life_of_a_model(cluster, tmp_path):
     listing = cluster("model", "list").stdout
     assert "default/w" in listing
     assert "online" in listing
+    assert "1.0" in listing
     shown = cluster("model", "show", "w").stdout
     assert "in.skipped" in shown
     assert "0.1" in shown
@@ -57,23 +57,28 @@ def test_the_life_of_a_model(cluster, tmp_path):
 
 
 def test_a_flow_that_does_not_build(cluster, tmp_path):
-    flow = tmp_path / "broken.py"
-    flow.write_text("")
-    result = cluster("model", "add", flow)
+    result = cluster("model", "add", write_flow(tmp_path, "broken"))
     assert result.exit_code == 1
     assert "step 'count': a fold needs a key" in result.stderr
     assert "-> put key_by before it" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_add_resolves_the_path(cluster, service, tmp_path, monkeypatch):
-    (tmp_path / "words.py").write_text("")
+def test_add_takes_a_file_an_object_of_it_a_directory_and_a_wheel(cluster, service, tmp_path, monkeypatch):
+    write_flow(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert cluster("model", "add", "words.py:flow").exit_code == 0
-    assert service.catalogue["default/words"].path == f"{tmp_path}/words.py:flow"
+    assert cluster("model", "add", "words.py:flow", "--name", "g/object").stderr == "g/object is added\n"
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_flow(folder)
+    (folder / "pyproject.toml").write_text('[tool.penstock]\nname = "counted"\nflow = "words:flow"\n')
+    assert cluster("model", "add", "model").stderr == "default/counted is added\n"
+    (tmp_path / "w.whl").write_bytes(package(version="5.0"))
+    assert data(cluster("model", "add", "w.whl", "--json"))["version"] == "5.0"
+    assert {*service.catalogue} == {"g/object", "default/counted", "default/words"}
     missing = cluster("model", "add", "none.py")
     assert missing.exit_code == 2
-    assert "no such file or directory: none.py" in missing.stderr
+    assert "none.py" in missing.stderr
 
 
 @pytest.mark.parametrize("bad", ["n", "=3", "n=1 --set n=2"])
@@ -190,7 +195,7 @@ def wide():
         for i in range(3)
     ]  # fmt: skip
     model = ModelView(
-        name="production/visits-per-page", path="/v.py", desired="online", status="degraded", generation=1,
+        name="production/visits-per-page", version="1.2.3", desired="online", status="degraded", generation=1,
         rate_in=123_456.0, rate_out=123_456.0, latency=[0.0123, 0.1, 0.256], restarts=12, lost=12_345,
         keys_lost=120_000, executors=executors,
     )  # fmt: skip
@@ -248,6 +253,14 @@ def test_events_follow_until_ctrl_c(started, url, service):
     command.interrupt()
     code, out, err = command.end()
     assert (code, out, err) == (0, "", "")
+
+
+def test_events_show_who_asked(cluster, service):
+    service.log_entry("model.added", "model default/words was added", "default/words", user="ada")
+    service.log_entry("model.deleted", "ada deleted it", user="ada")
+    first, second = cluster("events").stdout.splitlines()
+    assert first.endswith("model default/words was added (by ada)")
+    assert second.endswith("ada deleted it")
 
 
 def test_results(cluster, service, online):

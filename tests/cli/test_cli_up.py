@@ -5,12 +5,15 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 from tests.cli.conftest import free_ports
 
+from penstock.cli.node import data_folder
 from penstock.client import Client
 
 WORDS = """
@@ -70,6 +73,25 @@ def test_a_cluster_from_start_to_ctrl_c(up, penstock, tmp_path):
     assert out == ""
     assert "Traceback" not in err
     assert not any(psutil.pid_exists(node["pid"]) for node in ready["nodes"])
+
+
+def test_a_cluster_that_is_started_again_knows_its_models(up, tmp_path):
+    """Valkey is a new one: the nodes' journals and libraries know."""
+    data = tmp_path / "data"
+    flow = tmp_path / "words.py"
+    flow.write_text(WORDS)
+    command, ready = up(2, "--data", data)
+    with Client(ready["nodes"][0]["url"]) as client:
+        added = client.add_model(flow)
+    command.interrupt()
+    assert command.end()[0] == 0
+    assert {path.name for path in data.iterdir()} == {"node-1", "node-2"}
+    command, ready = up(2, "--data", data)
+    with Client(ready["nodes"][1]["url"]) as client:
+        assert client.model("words")["digest"] == added["digest"]
+        assert client.online("words")["status"] == "online"
+    command.interrupt()
+    assert command.end()[0] == 0
 
 
 def test_the_nodes_go_with_a_killed_parent(up):
@@ -161,3 +183,16 @@ def test_too_many_ports(penstock):
     result = penstock("up", "--port", 65535)
     assert result.exit_code == 2
     assert "65535" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["", "relative/data"])
+def test_where_a_node_keeps_its_data(monkeypatch, text):
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert data_folder("penstock", "host-8700") == Path("/data/penstock/penstock/host-8700")
+    assert data_folder("a/b", "..") == Path("/data/penstock/a%2Fb/%2E%2E")
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("XDG_DATA_HOME", text)  # only an absolute path counts
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert data_folder("c", "n") == Path("/home/ada/.local/share/penstock/c/n")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert data_folder("c", "n") == Path("/home/ada/Library/Application Support/penstock/c/n")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from pathlib import Path
 
 import httpx
 import pytest
 
 from penstock.cli import demo_session
-from penstock.cli.demo_replay import Series
+from penstock.cli.demo_replay import Series, demo_files
 from penstock.cli.demo_session import Session
 from penstock.client import AsyncClient, ClientError
 
 URL = "http://127.0.0.1:9"
+FLOW = demo_files() / "anomaly.py"
 
 
 def series(name: str, size: int) -> Series:
@@ -32,6 +32,7 @@ class Cluster:
         self.counts: Counter[str] = Counter()
         self.lose, self.broken_lookups = lose, broken_lookups
         self.online: dict | None = None
+        self.package = b""
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
@@ -39,10 +40,11 @@ class Cluster:
         if path == "/v1/nodes":
             return httpx.Response(200, json=[{"id": "n1", "live": True}])
         if path == "/v1/models":
-            return httpx.Response(201, json={})
+            self.package = request.content
+            return httpx.Response(201, json={"name": "default/anomaly"})
         if path.endswith("/online"):
             self.online = json.loads(request.content)
-            return httpx.Response(200, json={})
+            return httpx.Response(200, json={"name": "default/anomaly", "status": "online"})
         if path.startswith("/v1/streams/"):
             return self.push(request.content)
         if self.broken_lookups:
@@ -90,12 +92,13 @@ def test_every_reading_is_pushed_and_counted(connect) -> None:
     cluster = Cluster()
     connect(cluster)
     phases: list[str] = []
-    session = Session(URL, Path("anomaly.py"), [series("a", 50), series("b", 7)], 0.3)
+    session = Session(URL, FLOW, [series("a", 50), series("b", 7)], 0.3)
     done = run(session, changed=lambda snapshot: phases.append(snapshot.phase))
     assert done.phase == phases[-1] == "finished"
     assert (done.pushed, done.counted, done.exact) == (57, 57, True)
     assert cluster.counts == {"a": 50, "b": 7}
-    assert cluster.online == {"config": {"input": "push"}, "executors": 1}
+    assert cluster.online == {"config": {"input": "push"}, "executors": 1, "recovery": None}
+    assert cluster.package.startswith(b"PK")
     assert "POST /v1/streams/default/anomaly/readings" in cluster.calls
     summary = done.summary()
     assert summary["records"] == {"pushed": 57, "counted": 57, "exact": True}
@@ -105,14 +108,14 @@ def test_every_reading_is_pushed_and_counted(connect) -> None:
 
 def test_readings_that_the_cluster_lost_are_told(connect) -> None:
     connect(Cluster(lose=3))
-    done = run(Session(URL, Path("anomaly.py"), [series("a", 20)], 0.1))
+    done = run(Session(URL, FLOW, [series("a", 20)], 0.1))
     assert (done.pushed, done.counted, done.exact) == (20, 17, False)
     assert demo_session.unfinished(done) is not None
 
 
 def test_a_look_up_that_fails_is_tried_again(connect) -> None:
     connect(Cluster(broken_lookups=2))
-    done = run(Session(URL, Path("anomaly.py"), [series("a", 20)], 0.1))
+    done = run(Session(URL, FLOW, [series("a", 20)], 0.1))
     assert done.waits == 2
     assert done.exact
 
@@ -121,7 +124,7 @@ def test_a_sensor_that_somebody_else_pushes_is_left_alone(connect) -> None:
     cluster = Cluster()
     connect(cluster)
     cluster.push(b'{"sensor": "mine", "timestamp": "2024-01-01 00:00:00", "value": 1}')
-    done = run(Session(URL, Path("anomaly.py"), [series("a", 20)], 0.1))
+    done = run(Session(URL, FLOW, [series("a", 20)], 0.1))
     assert (done.pushed, done.counted, done.exact) == (20, 20, True)
 
 
@@ -133,7 +136,7 @@ def test_stopping_half_way_still_counts_what_was_pushed(connect) -> None:
         if snapshot.counted > 10:
             stop.set()
 
-    done = run(Session(URL, Path("anomaly.py"), [series("a", 1000)], 5.0), stop, changed)
+    done = run(Session(URL, FLOW, [series("a", 1000)], 5.0), stop, changed)
     assert done.phase == "interrupted"
     assert 10 < done.pushed < 1000
     assert done.exact
@@ -148,4 +151,4 @@ def test_a_model_that_cannot_go_online_ends_the_demo(connect) -> None:
 
     connect(Refusing())
     with pytest.raises(ClientError, match="no module named anomaly"):
-        run(Session(URL, Path("anomaly.py"), [series("a", 10)], 0.1))
+        run(Session(URL, FLOW, [series("a", 10)], 0.1))

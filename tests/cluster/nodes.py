@@ -18,8 +18,8 @@ DEADLINE = 30.0
 
 def settings(prefix: str, **changes: Any) -> ClusterSettings:
     """Short leases, so that tests are short."""
-    values = {"prefix": prefix, "lease": 1.5, "leader_lease": 1.5, "poll": 0.2, "warm_workers": 1, **changes}
-    return ClusterSettings(**values)
+    values = {"lease": 1.5, "leader_lease": 1.5, "poll": 0.2, "warm_workers": 1, "found_after": 0.05, **changes}
+    return ClusterSettings(prefix=prefix, **values)
 
 
 def asynchronous(test: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from tests.cluster.models import add, delete, offline, online
 from tests.cluster.nodes import Cluster, asynchronous, until
 
 from penstock.cluster.agent import _data_address
@@ -27,11 +28,11 @@ async def test_a_model_goes_online_counts_answers_and_goes_offline(valkey, prefi
     async with Cluster(valkey, prefix) as cluster:
         await cluster.add("a")
         agent = cluster.agents["a"]
-        added = await agent.add_model(counting)
+        added = await add(agent, counting)
         assert (added.name, added.status, added.desired) == ("default/counting", "offline", "offline")
-        online = await agent.online("counting", executors=2)
-        assert online.status == "online"
-        assert [e.id for e in online.executors] == ["0.0", "0.1", "1.0", "1.1"]
+        running = await online(agent, "counting", executors=2)
+        assert running.status == "online"
+        assert [e.id for e in running.executors] == ["0.0", "0.1", "1.0", "1.1"]
         assert await agent.push("counting", "lines", ["a b a", "c a"]) == Pushed(2)
         await until(lambda: counted(agent, "counting", "a", 3))
         assert (await agent.lookup("counting", "count", "nowhere")).found is False
@@ -42,14 +43,15 @@ async def test_a_model_goes_online_counts_answers_and_goes_offline(valkey, prefi
         assert len(await agent.results("counting")) == 5
         view = await until(lambda: with_records(agent, "counting", 2))
         assert view.status == "online"
-        offline = await agent.offline("counting")
-        assert (offline.status, offline.executors) == ("offline", [])
+        stopped = await offline(agent, "counting")
+        assert (stopped.status, stopped.executors) == ("offline", [])
         await until(lambda: not agent._runner.workers.groups())
-        await agent.delete_model("counting")
+        await delete(agent, "counting")
         with pytest.raises(NotFound, match="default/counting"):
             await agent.model("counting")
         kinds = [entry.kind for entry in await agent.log(model="counting")]
-        assert kinds == [
+        assert kinds.count("operation.begun") == 4
+        assert [kind for kind in kinds if kind != "operation.begun"] == [
             "model.added",
             "model.online",
             "model.placed",
@@ -68,8 +70,8 @@ async def with_records(agent, name, number):
 async def test_three_nodes_share_the_executors_and_any_of_them_answers(valkey, prefix, counting):
     async with Cluster(valkey, prefix) as cluster:
         await cluster.add("a", "b", "c")
-        await cluster.agents["b"].add_model(counting)
-        view = await cluster.agents["c"].online("counting", executors=3)
+        await add(cluster.agents["b"], counting)
+        view = await online(cluster.agents["c"], "counting", executors=3)
         assert {e.node for e in view.executors} == {"a", "b", "c"}
         words = [f"w{i}" for i in range(60)]
         for name in "abc":
@@ -102,8 +104,8 @@ async def test_a_killed_worker_is_restarted_empty_and_the_loss_is_seen(valkey, p
     async with Cluster(valkey, prefix) as cluster:
         await cluster.add("a", "b")
         agent = cluster.agents["a"]
-        await agent.add_model(counting)
-        before = await agent.online("counting", executors=2)
+        await add(agent, counting)
+        before = await online(agent, "counting", executors=2)
         victim = next(e for e in before.executors if e.id == "1.0")
         await agent.push("counting", "lines", ["a b c d e f g h"])
         await until(lambda: counted(agent, "counting", "a", 1))
@@ -142,8 +144,8 @@ async def restarted(agent, name, victim):
 async def test_a_node_that_leaves_hands_its_executors_over(valkey, prefix, counting):
     async with Cluster(valkey, prefix) as cluster:
         await cluster.add("a", "b", "c")
-        await cluster.agents["a"].add_model(counting)
-        await cluster.agents["a"].online("counting", executors=3)
+        await add(cluster.agents["a"], counting)
+        await online(cluster.agents["a"], "counting", executors=3)
         await cluster.agents["a"].push("counting", "lines", [" ".join(f"w{i}" for i in range(60))])
         reports = [await until(lambda name=name: holds(cluster.agents[name], "counting", 60)) for name in "ac"]
         held = sum(e.keys for e in reports[0].executors if e.node == "b")
@@ -185,13 +187,13 @@ async def test_a_flow_that_does_not_build_is_refused_with_the_authors_error(valk
         await cluster.add("a")
         agent = cluster.agents["a"]
         with pytest.raises(FlowError, match="sink"):
-            await agent.add_model(str(broken))
-        with pytest.raises(UsageError, match=r"no file or directory .*nowhere.py"):
-            await agent.add_model(str(tmp_path / "nowhere.py"))
+            await add(agent, str(broken))
+        with pytest.raises(UsageError, match=r"there is no flow at .*nowhere.py"):
+            await add(agent, str(tmp_path / "nowhere.py"))
         broken.write_text("import time\ntime.sleep(60)\n")
         agent._settings = cluster.settings.__class__(**{**as_dict(cluster.settings), "worker_start": 0.5})
         with pytest.raises(FlowError, match="not built after"):
-            await agent.add_model(str(broken))
+            await add(agent, str(broken))
         assert await agent.models() == []
 
 
@@ -210,16 +212,16 @@ async def test_a_step_that_raises_fails_the_model_and_says_where(valkey, prefix,
     async with Cluster(valkey, prefix) as cluster:
         await cluster.add("a")
         agent = cluster.agents["a"]
-        await agent.add_model(str(path))
-        await agent.online("dividing")
+        await add(agent, str(path))
+        await online(agent, "dividing")
         await agent.push("dividing", "numbers", [1, 0])
         view = await until(lambda: has_status(agent, "dividing", "failed"))
         assert "invert" in view.error
         assert "division by zero" in view.error
         with pytest.raises(Conflict, match="division by zero"):
             await agent.push("dividing", "numbers", [1])
-        assert (await agent.offline("dividing")).status == "offline"
-        again = await agent.online("dividing")
+        assert (await offline(agent, "dividing")).status == "offline"
+        again = await online(agent, "dividing")
         assert (again.status, again.error) == ("online", "")
 
 
@@ -239,9 +241,9 @@ async def test_a_worker_that_crashes_again_and_again_is_given_up(valkey, prefix,
     async with Cluster(valkey, prefix, warm_workers=2) as cluster:
         await cluster.add("a")
         agent = cluster.agents["a"]
-        await agent.add_model(str(path))
+        await add(agent, str(path))
         with contextlib.suppress(ClusterError):  # it may be online for a moment between two crashes
-            await agent.online("crashing")
+            await online(agent, "crashing")
         view = await until(lambda: has_status(agent, "crashing", "failed"))
         assert "failed 6 times" in view.error
         assert "status 7" in view.error
@@ -261,11 +263,11 @@ async def test_a_bounded_flow_finishes_and_can_still_be_asked(valkey, prefix, tm
     async with Cluster(valkey, prefix) as cluster:
         await cluster.add("a")
         agent = cluster.agents["a"]
-        await agent.add_model(str(path), "tests/bounded-1")
-        await agent.online("tests/bounded-1")
+        await add(agent, str(path), "tests/bounded-1")
+        await online(agent, "tests/bounded-1")
         await until(lambda: has_status(agent, "tests/bounded-1", "finished"))
         assert (await agent.lookup("tests/bounded-1", "count", "a")).value == 2
-        assert (await agent.offline("tests/bounded-1")).status == "offline"
+        assert (await offline(agent, "tests/bounded-1")).status == "offline"
 
 
 @asynchronous
@@ -273,24 +275,24 @@ async def test_what_cannot_be_done_is_refused_with_a_reason(valkey, prefix, coun
     async with Cluster(valkey, prefix) as cluster:
         await cluster.add("a")
         agent = cluster.agents["a"]
-        await agent.add_model(counting)
+        await add(agent, counting)
         with pytest.raises(Conflict, match="already"):
-            await agent.add_model(counting)
+            await add(agent, counting)
         with pytest.raises(UsageError, match="not the name of a model"):
-            await agent.add_model(counting, "no/such/name")
+            await add(agent, counting, "no/such/name")
         with pytest.raises(NotFound):
-            await agent.online("other")
+            await online(agent, "other")
         with pytest.raises(Conflict, match="offline"):
             await agent.push("counting", "lines", ["a"])
         with pytest.raises(Conflict, match="offline already"):
-            await agent.offline("counting")
+            await offline(agent, "counting")
         with pytest.raises(UsageError, match="256 groups"):
-            await agent.online("counting", executors=300)
-        await agent.online("counting")
-        with pytest.raises(Conflict, match="not offline"):
-            await agent.delete_model("counting")
+            await online(agent, "counting", executors=300)
+        await online(agent, "counting")
+        with pytest.raises(Conflict, match="online: delete is not possible"):
+            await delete(agent, "counting")
         with pytest.raises(Conflict, match="online already"):
-            await agent.online("counting")
+            await online(agent, "counting")
         with pytest.raises(NotFound, match="no source 'nothing'"):
             await agent.push("counting", "nothing", ["a"])
         with pytest.raises(NotFound, match="no such step"):
@@ -313,8 +315,8 @@ async def test_a_full_push_queue_says_no_and_a_repeat_is_taken_once(valkey, pref
     async with Cluster(valkey, prefix) as cluster:
         await cluster.add("a")
         agent = cluster.agents["a"]
-        await agent.add_model(str(path))
-        await agent.online("slow")
+        await add(agent, str(path))
+        await online(agent, "slow")
         assert await agent.push("slow", "s", ["x"], client="me", seq=1) == Pushed(1)
         assert await agent.push("slow", "s", ["x"], client="me", seq=1) == Pushed(1)
         assert await agent.push("slow", "s", ["y"]) == Pushed(1)
@@ -335,15 +337,15 @@ async def test_models_of_two_groups_have_workers_of_their_own_and_of_one_share_o
         agent = cluster.agents["a"]
         processes = {}
         for name in ("one/x", "one/y", "two/x"):
-            await agent.add_model(counting, name)
-            view = await agent.online(name)
+            await add(agent, counting, name)
+            view = await online(agent, name)
             processes[name] = {e.pid for e in view.executors}
             assert len(processes[name]) == 1
         assert processes["one/x"] == processes["one/y"] != processes["two/x"]
         await agent.push("one/x", "lines", ["a"])
         await until(lambda: counted(agent, "one/x", "a", 1))
         assert not (await agent.lookup("one/y", "count", "a")).found
-        await asyncio.gather(*(agent.offline(name) for name in processes))
+        await asyncio.gather(*(offline(agent, name) for name in processes))
 
 
 @asynchronous
@@ -351,8 +353,8 @@ async def test_nodes_with_an_address_of_their_own_exchange_records_over_tcp(valk
     async with Cluster(valkey, prefix) as cluster:
         await cluster.add("a", "b", bind="127.0.0.1")
         agent = cluster.agents["a"]
-        await agent.add_model(counting)
-        await agent.online("counting", executors=2)
+        await add(agent, counting)
+        await online(agent, "counting", executors=2)
         run = agent._view.models["default/counting"].run
         assert all(r.endpoint.startswith("tcp://127.0.0.1:") and r.server_key for r in run.values())
         words = [f"w{i}" for i in range(40)]

@@ -73,11 +73,11 @@ def test_the_keys_of_an_executor_are_known_until_its_worker_is_gone():
 
 def planned_on(node):
     entry = ModelEntry(
-        name="g/m", path="/m.py", desired="online", number=1, generation=1,
+        name="g/m", digest="d1", desired="online", generation=1,
         topology=Topology(flow="m", bounded=False, stages=(), edges=()),
     )  # fmt: skip
     plan = Plan(
-        model="g/m", number=1, generation=1, revision=1, target="/m.py", config={}, counts={0: 1},
+        model="g/m", number=1, generation=1, revision=1, digest="d1", config={}, counts={0: 1},
         executors={"0.0": Assigned(node=node, incarnation=1, epoch=Epoch(1, 1))},
     )  # fmt: skip
     return {"g/m": ModelState(entry=entry, plan=plan)}

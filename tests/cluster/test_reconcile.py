@@ -36,7 +36,7 @@ LIVE = {"a": Lives(incarnation=1), "b": Lives(incarnation=1)}
 
 def entry(**changes):
     values = {
-        "name": "g/m", "path": "/m.py", "desired": "online", "number": 3, "generation": 2, "topology": SHAPE,
+        "name": "g/m", "digest": "d1", "desired": "online", "generation": 3, "topology": SHAPE,
         "executors": 2, **changes,
     }  # fmt: skip
     return ModelEntry(**values)
@@ -61,7 +61,18 @@ def test_the_first_plan_spreads_the_executors_with_the_terms_epoch():
     plan = planned(counter=6)
     assert {name: a.node for name, a in plan.executors.items()} == {"0.0": "a", "0.1": "b", "1.0": "a", "1.1": "b"}
     assert {a.epoch for a in plan.executors.values()} == {Epoch(4, 7)}
-    assert (plan.revision, plan.generation, plan.counts) == (7, 2, {0: 2, 1: 2})
+    assert (plan.revision, plan.generation, plan.counts) == (7, 3, {0: 2, 1: 2})
+
+
+def test_a_plan_gets_a_number_that_no_other_model_has():
+    state = ModelState(entry=entry(generation=70_000))
+    assert decide(state, LIVE, 1, 0.0).plan.number == 70_000 - 65_536
+    assert decide(state, LIVE, 1, 0.0, taken={4464, 4465}).plan.number == 4466
+    assert isinstance(decide(state, LIVE, 1, 0.0, taken=range(65_536)), GiveUp)
+
+
+def test_a_leader_without_the_package_leaves_the_model_alone():
+    assert decide(ModelState(entry=entry(topology=None)), LIVE, 1, 0.0) == Nothing()
 
 
 def test_other_models_count_as_load():
@@ -81,7 +92,7 @@ def test_nothing_happens_without_nodes_or_when_all_is_well():
 
 def test_offline_failed_or_changed_models_lose_their_plan():
     plan = planned()
-    for changed in (entry(desired="offline"), entry(error="broken"), entry(generation=3)):
+    for changed in (entry(desired="offline"), entry(error="broken"), entry(generation=4)):
         assert decide(ModelState(entry=changed, plan=plan), LIVE, 5, 0.0) == DropPlan()
 
 
@@ -186,8 +197,8 @@ def test_status():
 # ---- the agent ------------------------------------------------------------------------------------------------------
 
 
-def at(hosts=(), groups=None, attempted=(), node="a", incarnation=1):
-    return Here(node, incarnation, list(hosts), groups or {}, set(attempted))
+def at(hosts=(), pools=None, attempted=(), node="a", incarnation=1):
+    return Here(node, incarnation, list(hosts), pools or {}, {"g/m": ("g", "")}, set(attempted))
 
 
 def host(plan, phase=Phase.STARTED, connected=0, worker=1, executors=("0.0", "1.0")):
@@ -202,7 +213,8 @@ def test_only_its_own_executors_are_loaded_once_per_epoch_and_into_the_groups_wo
     plan = planned()
     load = LoadModel("g/m", Epoch(4, 1), ("0.0", "1.0"), None)
     assert converge(at(), models(plan)) == [load]
-    assert converge(at(groups={7: "g", 8: "other"}), models(plan)) == [LoadModel("g/m", Epoch(4, 1), ("0.0", "1.0"), 7)]
+    pools = {6: ("g", "env"), 7: ("g", ""), 8: ("other", "")}
+    assert converge(at(pools=pools), models(plan)) == [LoadModel("g/m", Epoch(4, 1), ("0.0", "1.0"), 7)]
     assert converge(at(incarnation=2), models(plan)) == []
     attempted = {("g/m", name, Epoch(4, 1)) for name in ("0.0", "1.0")}
     assert converge(at(attempted=attempted), models(plan)) == []
@@ -252,7 +264,7 @@ def test_two_epochs_on_one_node_need_two_workers():
     plan = planned({"a": LIVE["a"]})
     newer = lost_one(plan, 0.0, live={"a": LIVE["a"]}).plan
     kept = host(plan, executors=("0.0", "0.1", "1.1"))
-    actions = converge(at([kept], groups={1: "g"}), models(newer, reports(plan)))
+    actions = converge(at([kept], pools={1: ("g", "")}), models(newer, reports(plan)))
     assert actions == [LoadModel("g/m", Epoch(5, 2), ("1.0",), None)]
 
 
@@ -299,7 +311,8 @@ class World:
         self.change(run=run)
 
     def agent(self, name):
-        here = Here(name, self.live[name].incarnation, list(self.hosts[name].values()), {}, self.attempted[name])
+        hosts, homes = list(self.hosts[name].values()), {"g/m": ("g", "")}
+        here = Here(name, self.live[name].incarnation, hosts, {}, homes, self.attempted[name])
         actions = converge(here, {"g/m": self.state})
         for action in actions:
             self.do(name, action)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from tests.gateway.fake_service import FakeService
+from tests.gateway.packages import package
 
 from penstock.gateway.app import create_app
 from penstock.gateway.settings import GatewaySettings
@@ -46,12 +47,21 @@ def ask(calling):
     return request
 
 
+async def receive(service, data):
+    """The digest of a package that the service has received."""
+
+    async def chunks():
+        yield data
+
+    return (await service.receive(chunks())).digest
+
+
 @pytest.fixture
 def words(service):
     """A model that is online."""
 
     async def start():
-        await service.add_model("/flows/words.py")
-        return await service.online("default/words")
+        await service.add_model(await receive(service, package()))
+        return (await service.online("default/words")).model
 
     return asyncio.run(start())

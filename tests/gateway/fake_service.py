@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
 
 from penstock.cluster.service import (
+    ASK,
+    ChangePlan,
     ChannelView,
     Conflict,
     ExecutorView,
@@ -16,11 +23,20 @@ from penstock.cluster.service import (
     NodeView,
     NoRoom,
     NotFound,
+    OperationView,
+    Outcome,
+    PackageView,
     Page,
     PlacementView,
     Pushed,
+    RolledBack,
+    VersionView,
 )
 from penstock.errors import FlowError
+from penstock.model.package import open_package
+
+PARTICIPANTS = ("node-1", "node-2")
+"""The nodes of every operation."""
 
 
 class FakeService:
@@ -31,6 +47,22 @@ class FakeService:
     def __init__(self, room: int = 1000) -> None:
         self.room = room
         self.catalogue: dict[str, ModelView] = {}
+        self.packages: dict[str, PackageView] = {}
+        self.history: dict[str, list[VersionView]] = {}
+        self.operations_: dict[str, OperationView] = {}
+        self.waiting: dict = {}
+        """Operation -> what it does when it is settled."""
+        self.keys: dict[str, str] = {}
+        self.asks: list = []
+        self.revision = 0
+        self.slow = False
+        """Operations go on until `settle`."""
+        self.refusals: dict[str, str] = {}
+        """node -> why it refuses every operation."""
+        self.starting: tuple[str, str] | None = None
+        """Status and error of a model that was brought online."""
+        self.largest = 0
+        """Bytes of the largest piece of a package."""
         self.records: list = []
         self.seen: set[tuple[str | None, int | None]] = set()
         self.state: dict = {}
@@ -60,43 +92,204 @@ class FakeService:
             raise NotFound(f"there is no model {full!r}", remedy="see `penstock model list`")
         return self.catalogue[full]
 
-    async def add_model(self, path, name=None):
-        if path.endswith("broken.py"):
-            raise FlowError("count", "a fold needs a key", remedy="put key_by before it")
-        full = f"default/{name or 'words'}"
-        if full in self.catalogue:
-            raise Conflict(f"{full!r} exists already")
-        self.catalogue[full] = ModelView(name=full, path=path, desired="offline", status="offline", generation=1)
-        self.log_entry("model.added", "added", full)
-        return self.catalogue[full]
+    async def receive(self, chunks):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "received.whl"
+            with path.open("wb") as file:
+                async for chunk in chunks:
+                    self.largest = max(self.largest, len(chunk))
+                    file.write(chunk)
+            found = open_package(path)
+        manifest = found.manifest
+        schema = {name: msgspec.to_builtins(setting) for name, setting in manifest.config.items()}
+        self.packages[found.digest] = PackageView(
+            digest=found.digest, size=found.size, name=manifest.name, group=manifest.group, version=manifest.version,
+            flow=manifest.flow, requires=list(manifest.requires), schema=schema,
+        )  # fmt: skip
+        return self.packages[found.digest]
 
-    async def delete_model(self, name):
-        if (await self.model(name)).status == "online":
-            raise Conflict(f"{name!r} is online", remedy="take it offline first")
-        del self.catalogue[name]
+    # ---- operations: all of `PARTICIPANTS` or none ----
 
-    async def online(self, name, config=None, executors=None):
-        model = await self.model(name)
-        if model.status == "online":
-            raise Conflict(f"{name!r} is online already")
-        model.status = model.desired = "online"
-        model.config = config or {}
-        count = executors or 1
-        model.executors = [
-            ExecutorView(id=f"0.{i}", steps=("in", "count"), node=self.node_id, records_in=7, busy=0.5)
-            for i in range(count)
-        ]
-        model.latency = [0.001, 0.002, 0.003]
-        model.counters = {"in.skipped": 2}
-        return model
+    async def _perform(self, kind, model, ask, check, apply):
+        self.asks.append(ask)
+        earlier = self.keys.get(ask.key)
+        if earlier is None:
+            await check()
+            if ask.dry_run:
+                nodes = dict.fromkeys(PARTICIPANTS, "would do it")
+                return Outcome(plan=ChangePlan(kind=kind, model=model, possible=True, changes=["this"], nodes=nodes))
+            earlier = self._begin(kind, model, ask, apply)
+        return await self._outcome(earlier, ask)
 
-    async def offline(self, name):
-        model = await self.model(name)
-        if model.status != "online":
-            raise Conflict(f"{name!r} is offline")
-        model.status = model.desired = "offline"
-        model.executors = []
-        return model
+    def _begin(self, kind, model, ask, apply):
+        now = time.time()
+        operation = OperationView(
+            id=f"op-{len(self.operations_)}", kind=kind, model=model, phase="preparing", user=ask.user,
+            node=self.node_id, nodes=dict.fromkeys(PARTICIPANTS, "waiting"), started=now, deadline=now + 60,
+        )  # fmt: skip
+        self.operations_[operation.id] = operation
+        if ask.key:
+            self.keys[ask.key] = operation.id
+        self.waiting[operation.id] = apply
+        if self.refusals:
+            self.abort(operation.id, "some nodes cannot do it", self.refusals)
+        elif not self.slow:
+            self.settle()
+        return operation.id
+
+    def settle(self):
+        """All nodes do what is waiting."""
+        for number, apply in self.waiting.items():
+            operation = self.operations_[number]
+            operation.phase, operation.settled = "finished", True
+            operation.nodes = dict.fromkeys(PARTICIPANTS, "done")
+            self.revision += 1
+            apply()
+        self.waiting.clear()
+
+    def abort(self, id, reason, refusals=None):
+        operation = self.operations_[id]
+        operation.phase, operation.settled, operation.reason = "aborted", True, reason
+        operation.nodes |= refusals or {}
+        del self.waiting[id]
+
+    async def _outcome(self, id, ask):
+        operation = self.operations_[id]
+        end = time.monotonic() + (20 if ask.wait is None else ask.wait)
+        while not operation.settled and time.monotonic() < end:
+            await asyncio.sleep(0.005)
+        if operation.phase == "aborted":
+            nodes = {node: said for node, said in operation.nodes.items() if said != "waiting"}
+            raise RolledBack(
+                f"{operation.kind} of {operation.model} was rolled back: {operation.reason}",
+                remedy="nothing has changed", nodes=nodes, operation=id,
+            )  # fmt: skip
+        return Outcome(operation=operation, model=self.catalogue.get(operation.model) if operation.settled else None)
+
+    async def add_model(self, digest, name=None, config=None, *, ask=ASK):
+        package = self.packages[digest]
+        name = name or package.name
+        full = name if "/" in name else f"{package.group}/{name}"
+
+        async def check():
+            if package.name == "broken":
+                raise FlowError("count", "a fold needs a key", remedy="put key_by before it")
+            if full in self.catalogue:
+                raise Conflict(f"{full!r} exists already")
+
+        def apply():
+            self.catalogue[full] = ModelView(name=full, desired="offline", status="offline", generation=0)
+            self._change(full, package, config, ask)
+            self.log_entry("model.added", "added", full, user=ask.user)
+
+        return await self._perform("add", full, ask, check, apply)
+
+    def _change(self, name, package, config, ask):
+        model = self.catalogue[name]
+        model.generation, model.user = self.revision, ask.user
+        if package is not None:
+            model.version, model.digest, model.schema = package.version, package.digest, package.schema
+        if config is not None:
+            model.config = config
+        self.history.setdefault(name, []).insert(
+            0,
+            VersionView(
+                generation=model.generation, version=model.version, digest=model.digest, config=model.config,
+                user=ask.user, changed=time.time(),
+            ),
+        )  # fmt: skip
+
+    async def _expect(self, name, status):
+        if ((await self.model(name)).status == "online") != (status == "online"):
+            raise Conflict(f"{name!r} is not {status}", remedy=f"bring it {status} first")
+
+    async def update_model(self, name, digest=None, config=None, *, live=False, ask=ASK):
+        async def check():
+            if live:
+                await self.model(name)
+            else:
+                await self._expect(name, "offline")
+
+        def apply():
+            self._change(name, self.packages[digest] if digest else None, config, ask)
+
+        return await self._perform("update", name, ask, check, apply)
+
+    async def rollback(self, name, to=None, *, ask=ASK):
+        await self.model(name)
+        versions = {version.generation: version for version in self.history[name][1:]}
+        if not versions or (to is not None and to not in versions):
+            raise Conflict(f"{name!r} has no such earlier version")
+        version = versions[to or max(versions)]
+
+        async def check():
+            await self._expect(name, "offline")
+
+        def apply():
+            self._change(name, self.packages[version.digest], version.config, ask)
+
+        return await self._perform("update", name, ask, check, apply)
+
+    async def delete_model(self, name, *, ask=ASK):
+        async def check():
+            if (await self.model(name)).status == "online":
+                raise Conflict(f"{name!r} is online", remedy="take it offline first")
+
+        return await self._perform("delete", name, ask, check, lambda: self.catalogue.pop(name))
+
+    async def online(self, name, config=None, executors=None, recovery=None, *, ask=ASK):
+        async def check():
+            if (await self.model(name)).status == "online":
+                raise Conflict(f"{name!r} is online already")
+
+        def apply():
+            model = self.catalogue[name]
+            model.status = model.desired = "online"
+            model.config = model.config if config is None else config
+            model.recovery = recovery or model.recovery
+            model.executors = [
+                ExecutorView(id=f"0.{i}", steps=("in", "count"), node=self.node_id, records_in=7, busy=0.5)
+                for i in range(executors or 1)
+            ]
+            model.latency = [0.001, 0.002, 0.003]
+            model.counters = {"in.skipped": 2}
+            if self.starting is not None:
+                model.status, model.error = self.starting
+
+        return await self._perform("online", name, ask, check, apply)
+
+    async def offline(self, name, *, ask=ASK):
+        def apply():
+            model = self.catalogue[name]
+            model.status = model.desired = "offline"
+            model.executors = []
+
+        async def check():
+            await self._expect(name, "online")
+
+        return await self._perform("offline", name, ask, check, apply)
+
+    async def versions(self, name):
+        await self.model(name)
+        for i, version in enumerate(self.history[name]):
+            version.current = i == 0
+        return self.history[name]
+
+    async def operations(self):
+        return list(reversed(self.operations_.values()))
+
+    async def operation(self, id):
+        if id not in self.operations_:
+            raise NotFound(f"there is no operation {id!r}")
+        return self.operations_[id]
+
+    async def cancel_operation(self, id, user=""):
+        operation = await self.operation(id)
+        if operation.phase not in ("preparing", "aborted"):
+            raise Conflict(f"{id} is decided already")
+        if operation.phase == "preparing":
+            self.abort(id, f"cancelled by {user}")
+        return operation
 
     async def push(self, model, source, records, client=None, seq=None):
         await self._step(model, source, "in")
@@ -151,10 +344,12 @@ class FakeService:
             nodes=await self.nodes(), models=models, channels={model.name: self.channels() for model in models}
         )
 
-    def log_entry(self, kind, text, model=""):
+    def log_entry(self, kind, text, model="", user=""):
         number = len(self.entries) + 1
         self.entries.append(
-            LogEntry(id=f"{number:03}", time=1.7e9 + number, kind=kind, text=text, node="node-1", model=model)
+            LogEntry(
+                id=f"{number:03}", time=1.7e9 + number, kind=kind, text=text, node="node-1", model=model, user=user
+            )
         )
         self.changed.set()
         self.changed = asyncio.Event()
@@ -182,6 +377,19 @@ class FakeService:
                     await changed.wait()
         finally:
             self.followers -= 1
+
+    async def logs(self, model, limit=100, after=None):
+        await self.model(model)
+        return [entry for entry in await self.log(model, 10_000, after or "0") if entry.kind == "model.log"][-limit:]
+
+    async def follow_logs(self, model, after=None):
+        entries = self.follow(model, after)
+        try:
+            async for entry in entries:
+                if entry.kind == "model.log":
+                    yield entry
+        finally:
+            await entries.aclose()
 
     async def internal(self, token, body):
         if token != "cluster-secret":

@@ -1,6 +1,7 @@
 """Every bad answer is problem+json and says what was wrong."""
 
 import pytest
+from tests.gateway.packages import package
 
 from penstock.cluster.service import Unavailable
 from penstock.errors import ClusterError, UsageError, WorkerError
@@ -34,15 +35,13 @@ def test_wrong_method_on_a_look_up(ask):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"json": {}}, "body path"),
-        ({"json": {"path": 3}}, "body path"),
-        ({"json": {"path": "/x", "nonsense": 1}}, "nonsense"),
+        ({"json": {"executors": "two"}}, "body executors"),
+        ({"json": {"nonsense": 1}}, "nonsense"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, "JSON"),
-        ({}, "body"),
     ],
 )
-def test_invalid_body_names_the_field(ask, options, named):
-    assert named in problem(ask("POST", "/v1/models", **options), 422)["detail"]
+def test_invalid_body_names_the_field(ask, words, options, named):
+    assert named in problem(ask("POST", "/v1/models/default/words/online", **options), 422)["detail"]
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=99999999"])
@@ -52,9 +51,9 @@ def test_invalid_query(ask, query):
 
 def test_service_errors_have_their_status_and_words(ask, words):
     assert "penstock model list" in problem(ask("GET", "/v1/models/default/none"), 404)["detail"]
-    problem(ask("POST", "/v1/models", json={"path": "/flows/words.py"}), 409)
+    problem(ask("POST", "/v1/models", content=package()), 409)
     problem(ask("DELETE", "/v1/models/default/words"), 409)
-    detail = problem(ask("POST", "/v1/models", json={"path": "/flows/broken.py"}), 422)["detail"]
+    detail = problem(ask("POST", "/v1/models", content=package("broken")), 422)["detail"]
     assert "step 'count'" in detail
     assert "key_by" in detail
 
@@ -96,10 +95,11 @@ def test_a_fault_shows_its_message_and_no_trace(ask, service, caplog):
 
 def test_body_limit_counts_what_arrives(ask):
     settings = GatewaySettings(max_body=100)
-    assert "100 bytes" in problem(ask("POST", "/v1/models", settings, json={"path": "x" * 200}), 413)["detail"]
+    path = "/v1/models/default/words/online"
+    assert "100 bytes" in problem(ask("POST", path, settings, json={"config": {"x": "x" * 200}}), 413)["detail"]
 
     async def pieces():
         for _ in range(50):
             yield b"123456789\n"
 
-    problem(ask("POST", "/v1/models", settings, content=pieces(), headers={"content-type": "application/json"}), 413)
+    problem(ask("POST", path, settings, content=pieces(), headers={"content-type": "application/json"}), 413)

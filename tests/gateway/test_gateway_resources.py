@@ -5,33 +5,49 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.gateway.fake_service import FakeService
+from tests.gateway.packages import package
 
 from penstock.gateway.events import as_events
 
 
-def test_the_life_of_a_model(ask):
-    added = ask("POST", "/v1/models", json={"path": "/flows/words.py", "name": "w"})
-    assert added.status_code == 201
+def test_the_life_of_a_model(ask, service):
+    added = ask("POST", "/v1/models?name=w", content=package())
+    assert added.status_code == 201, added.text
     assert added.headers["location"] == "/v1/models/default/w"
-    assert added.json()["status"] == "offline"
+    assert (added.json()["status"], added.json()["version"]) == ("offline", "1.0")
     online = ask("POST", "/v1/models/default/w/online", json={"config": {"n": 3}, "executors": 2}).json()
     assert (online["status"], online["config"], len(online["executors"])) == ("online", {"n": 3}, 2)
     assert ask("POST", "/v1/models/default/w/online").status_code == 409
     assert [model["name"] for model in ask("GET", "/v1/models").json()] == ["default/w"]
+    assert ask("PUT", "/v1/models/default/w", content=package(version="2.0")).status_code == 409
     assert ask("POST", "/v1/models/default/w/offline").json()["status"] == "offline"
+    assert ask("PUT", "/v1/models/default/w", content=package(version="2.0")).json()["version"] == "2.0"
+    assert ask("PUT", "/v1/models/default/w", json={"config": {"n": 5}}).json()["config"] == {"n": 5}
+    assert [v["version"] for v in ask("GET", "/v1/models/default/w/versions").json()] == ["2.0", "2.0", "1.0"]
+    oldest = service.history["default/w"][-1].generation
+    assert ask("POST", "/v1/models/default/w/rollback", json={"to": oldest}).json()["version"] == "1.0"
+    assert ask("POST", "/v1/models/default/w/rollback", json={"to": 9999}).status_code == 409
+    assert ask("POST", "/v1/models/default/w/rollback").json()["version"] == "2.0"
     deleted = ask("DELETE", "/v1/models/default/w")
     assert (deleted.status_code, deleted.content) == (204, b"")
     assert ask("GET", "/v1/models/default/w").status_code == 404
 
 
 def test_online_without_a_body(ask):
-    ask("POST", "/v1/models", json={"path": "/flows/words.py"})
+    ask("POST", "/v1/models", content=package())
     assert ask("POST", "/v1/models/default/words/online").json()["config"] == {}
 
 
-@pytest.mark.parametrize("body", [{"executors": 0}, {"executors": 1000}, {"config": []}, {"recovery": "none"}])
+def test_online_with_a_recovery_class(ask):
+    ask("POST", "/v1/models", content=package())
+    assert ask("POST", "/v1/models/default/words/online", json={"recovery": "passive"}).json()["recovery"] == "passive"
+
+
+@pytest.mark.parametrize(
+    "body", [{"executors": 0}, {"executors": 1000}, {"config": []}, {"recovery": "maybe"}, {"nonsense": 1}]
+)
 def test_online_refuses_what_it_does_not_know(ask, body):
-    ask("POST", "/v1/models", json={"path": "/flows/words.py"})
+    ask("POST", "/v1/models", content=package())
     assert ask("POST", "/v1/models/default/words/online", json=body).status_code == 422
 
 
@@ -135,12 +151,66 @@ def test_events_end_with_the_service(calling, service):
     assert answer.headers["content-type"].startswith("text/event-stream")
 
 
+def test_logs_of_a_model(ask, service, words):
+    service.log_entry("model.log", "hello", "default/words")
+    service.log_entry("model.failed", "not a word of it", "default/words")
+    service.log_entry("model.log", "bye", "default/words")
+    logs = "/v1/models/default/words/logs"
+    assert [entry["text"] for entry in ask("GET", logs).json()] == ["hello", "bye"]
+    assert [entry["text"] for entry in ask("GET", f"{logs}?limit=1").json()] == ["bye"]
+    first = ask("GET", logs).json()[0]["id"]
+    assert [entry["text"] for entry in ask("GET", f"{logs}?after={first}").json()] == ["bye"]
+    assert ask("GET", "/v1/models/default/none/logs").status_code == 404
+    assert ask("GET", "/v1/models/default/none/logs?follow=true").status_code == 404
+
+
+def test_logs_are_followed(calling, service, words):
+    service.log_entry("model.log", "hello", "default/words")
+    service.log_entry("model.log", "bye", "default/words")
+
+    async def main():
+        stream = as_events(service.follow_logs("default/words", after="000"), heartbeat=60)
+        await anext(stream)
+        assert b'"hello"' in await anext(stream)
+        assert b'"bye"' in await anext(stream)
+        assert service.followers == 1
+        await stream.aclose()
+        assert service.followers == 0
+
+    asyncio.run(main())
+
+    async def read(http):
+        service.close()
+        return await http.get("/v1/models/default/words/logs?follow=true")
+
+    assert calling(read).headers["content-type"].startswith("text/event-stream")
+
+
 def test_documentation_knows_the_structs_and_every_route(ask):
     document = ask("GET", "/openapi.json").json()
     schemas = document["components"]["schemas"]
-    assert {"ModelView", "NodeView", "PlacementView", "MetricsView", "LogEntry"} <= schemas.keys()
+    views = {"ModelView", "NodeView", "PlacementView", "MetricsView", "LogEntry", "OperationView", "ChangePlan"}
+    assert views | {"VersionView", "ProblemDetails"} <= schemas.keys()
     assert "/v1/state/{group}/{name}/{step}/{key}" in document["paths"]
     text = str(document)
     for name in {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in schemas
     assert ask("GET", "/docs").status_code == 200
+
+
+def test_documentation_lists_the_errors_of_every_route(ask):
+    document = ask("GET", "/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method, route in methods.items():
+            if path in ("/healthz", "/metrics", "/readyz"):
+                continue
+            responses = route["responses"]
+            assert {"401", "403", "422"} <= responses.keys(), (method, path)
+            assert "application/problem+json" in responses["422"]["content"], (method, path)
+    models = document["paths"]["/v1/models"]["post"]
+    assert {"200", "201", "202", "409", "413", "415", "503"} <= models["responses"].keys()
+    assert {"application/octet-stream", "multipart/form-data"} <= models["requestBody"]["content"].keys()
+    assert {"name", "timeout", "wait", "dry_run", "idempotency-key"} <= {p["name"] for p in models["parameters"]}
+    update = document["paths"]["/v1/models/{group}/{name}"]["put"]
+    assert {"200", "202", "404", "409"} <= update["responses"].keys()
+    assert {"204", "202"} <= document["paths"]["/v1/models/{group}/{name}"]["delete"]["responses"].keys()

@@ -33,11 +33,11 @@ def events(
     def show(client: Client) -> None:
         last = None
         for entry in client.log(model, limit=limit):
-            _print(entry, json)
+            print_entry(entry, json)
             last = entry["id"]
         if follow:
             for entry in client.follow(model, after=last):
-                _print(entry, json)
+                print_entry(entry, json)
 
     try:
         call(url, token, show)
@@ -45,7 +45,8 @@ def events(
         raise typer.Exit(0) from None
 
 
-def _print(entry: dict[str, Any], json: bool) -> None:
+def print_entry(entry: dict[str, Any], json: bool) -> None:
+    """One entry of a log as a line, or as JSON."""
     if json:
         print_lines([entry])
         return
@@ -56,9 +57,11 @@ def _print(entry: dict[str, Any], json: bool) -> None:
     when = datetime.fromtimestamp(entry["time"]).strftime("%H:%M:%S")
     text = readable(entry["text"])
     where = " ".join(name for name in (entry["node"], entry["model"]) if name and not says(text, name))
+    user = entry.get("user", "")
+    by = f" (by {user})" if user and not says(text, user) else ""
     line = Text.assemble(
         (when, "dim"), " ", (f"{entry['kind']:<20}", COLOURS.get(entry["level"], "")), " ",
-        (f"{where}: " if where else "", "bold"), text,
+        (f"{where}: " if where else "", "bold"), text, (by, "dim"),
     )  # fmt: skip
     console().print(line)
 

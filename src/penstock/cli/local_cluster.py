@@ -68,7 +68,8 @@ class LocalCluster:
     """`async with LocalCluster(3) as cluster: …`: `nodes` are ready inside, and gone afterwards.
 
     Raises `UsageError` for a port in use, before anything is started, and `ClusterError` when a node does not come up
-    or Redis cannot be used.
+    or Redis cannot be used. `data`: where the nodes keep packages and journals, each in a folder of its own; without
+    it they go away with the cluster.
     """
 
     def __init__(
@@ -78,13 +79,14 @@ class LocalCluster:
         *,
         redis: str | None = None,
         cluster: str = "penstock",
+        data: Path | None = None,
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         if nodes < 1:
             raise UsageError(f"a cluster has at least 1 node, not {nodes}")
         if port + nodes - 1 > 65535:
             raise UsageError(f"there are no {nodes} ports from {port} on")
-        self.redis, self.cluster, self.on_progress = redis, cluster, on_progress
+        self.redis, self.cluster, self.data, self.on_progress = redis, cluster, data, on_progress
         self.valkey: EmbeddedValkey | None = None
         self.directory = Path()
         self.nodes = [NodeProcess(f"node-{i + 1}", port + i) for i in range(nodes)]
@@ -126,10 +128,14 @@ class LocalCluster:
         # The Redis URL may hold a password, and arguments can be seen by everybody on the machine.
         environ = os.environ | {"PENSTOCK_REDIS": self.redis or "", "NO_COLOR": "1"}
         environ.pop("PENSTOCK_TOKEN", None)
+        kept = () if self.data is None else ("--data", str(self.data.absolute() / node.name))
+        # Nobody can know an earlier catalogue of a Valkey that we have just started, unless the nodes have journals.
+        alone = ("--found-after", "0") if self.valkey is not None and self.data is None else ()
         return await asyncio.create_subprocess_exec(
             # -P: a file `http.py` in the working directory must not stand in for Python's own module.
             sys.executable, "-P", "-m", "penstock.cli", "node", "--name", node.name, "--port", str(node.port),
             "--bind", HOST, "--cluster", self.cluster, "--until-stdin-closes", "--home", str(self.directory),
+            *kept, *alone,
             stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, env=environ,
             start_new_session=True,  # Ctrl-C is for us; we stop the nodes in good order
         )  # fmt: skip

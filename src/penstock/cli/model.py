@@ -1,104 +1,55 @@
-"""`penstock model`: the catalogue."""
+"""`penstock model`: the models of the cluster, and what is known of them."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli import model_changes
 from penstock.cli.connection import DEFAULT_URL, Token, Url, call
-from penstock.cli.output import (
-    Json,
-    console,
-    error_console,
-    print_json,
-    print_lines,
-    seconds,
-    shown,
-    table,
-    value_text,
-)
-from penstock.cli.values import Set, assignments
-from penstock.errors import UsageError
+from penstock.cli.events import print_entry
+from penstock.cli.model_changes import Name
+from penstock.cli.operations import age, outcome
+from penstock.cli.output import Json, console, print_json, print_lines, seconds, shown, table, value_text
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from penstock.client import Client
 
-app = typer.Typer(help="Add, remove, start and stop models.", no_args_is_help=True)
+app = typer.Typer(help="Add, change, start and stop models.", no_args_is_help=True)
+plan = typer.Typer(
+    help="Say what a change would do, without doing it: the same as its --dry-run.", no_args_is_help=True
+)
 
-Name = Annotated[str, typer.Argument(help="NAME or GROUP/NAME.", show_default=False)]
+for change in model_changes.CHANGES:
+    app.command()(change)
+    plan.command()(change)
+app.command()(model_changes.build)
+app.add_typer(plan, name=model_changes.PLAN)
 
-COLUMNS = ("model", "status", "#executors", "#in/s", "#out/s", "#p50", "#p99", "#restarts", "#lost", "#keys lost")
-SPARE = ("#out/s", "#p50")
+COLUMNS = (
+    "model",
+    "version",
+    "status",
+    "#executors",
+    "#in/s",
+    "#out/s",
+    "#p50",
+    "#p99",
+    "#restarts",
+    "#lost",
+    "#keys lost",
+)
+SPARE = ("version", "#out/s", "#p50")
 """Left out on a narrow terminal."""
 COLOURS = {"online": "green", "finished": "green", "failed": "bold red", "degraded": "yellow", "starting": "yellow"}
 RESTART_ENTRIES = 200
 """So many of the last log entries are looked through for the reason of a restart."""
-STARTING = 120.0
-"""Seconds for an operation that starts or stops workers on every node."""
-
-
-@app.command()
-def add(
-    target: Annotated[
-        str,
-        typer.Argument(metavar="PATH[:OBJECT]", help="A file or directory present on every node.", show_default=False),
-    ],
-    name: Annotated[str | None, typer.Option("--name", help="Instead of the flow's own name.")] = None,
-    online: Annotated[bool, typer.Option("--online", help="Bring it online at once.")] = False,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json: Json = False,
-) -> None:
-    """Add a flow to the cluster."""
-    path = resolve(target)
-    view = call(url, token, lambda client: client.add_model(path, name=name), deadline=STARTING)
-    if online:
-        view = call(url, token, lambda client: client.online(view["name"]), deadline=STARTING)
-    _done(view, f"{view['name']} is {'online' if online else 'added'}", json)
-
-
-def resolve(target: str) -> str:
-    """The target as every node must find it: absolute. Raises `UsageError` when it is nowhere here."""
-    path, colon, attribute = target.partition(":")
-    found = Path(path).expanduser()
-    if not found.exists():
-        if found.is_absolute():  # it may be there on the nodes
-            return target
-        raise UsageError(f"no such file or directory: {path}")
-    return f"{found.resolve()}{colon}{attribute}"
-
-
-@app.command()
-def online(
-    name: Name,
-    executors: Annotated[int | None, typer.Option("--executors", "-e", min=1, help="Executors per stage.")] = None,
-    settings: Set = None,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    json: Json = False,
-) -> None:
-    """Bring a model online; returns when it runs. Keyed state starts empty."""
-    config = assignments(settings)
-    view = call(url, token, lambda c: c.online(name, config=config, executors=executors), deadline=STARTING)
-    _done(view, f"{view['name']} is {view['status']}", json)
-
-
-@app.command()
-def offline(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> None:
-    """Take a model offline; returns when it has stopped."""
-    view = call(url, token, lambda client: client.offline(name), deadline=STARTING)
-    _done(view, f"{view['name']} is {view['status']}", json)
-
-
-@app.command()
-def delete(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> None:
-    """Delete a model that is offline."""
-    call(url, token, lambda client: client.delete_model(name))
-    _done({"name": name, "deleted": True}, f"{name} is deleted", json)
+DIGITS = 12
+"""Of a digest, which is enough to tell two packages apart."""
 
 
 @app.command("list")
@@ -114,16 +65,17 @@ def list_(url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> No
 
 @app.command()
 def show(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> None:
-    """Show one model with its executors."""
-    view, restart = call(url, token, lambda client: _with_restart(client, name))
+    """Show one model: version, configuration, executors, and what happened to it last."""
+    view, restart, operation = call(url, token, lambda client: _with_history(client, name))
     if json:
         print_json(view)
         return
     out = console()
     out.print(models_table([view], out.width))
-    out.print(f"path: {view['path']}", markup=False)
-    if view["config"]:
-        out.print(f"config: {value_text(view['config'])}", markup=False)
+    _show_package(out, view)
+    _show_configuration(out, view)
+    if operation is not None:
+        out.print(f"last operation: {outcome(operation)}", markup=False)
     if view["error"]:
         out.print(view["error"], style="red", markup=False)
     elif restart:
@@ -135,13 +87,86 @@ def show(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = F
         out.print(table(*shown(EXECUTOR_COLUMNS, rows, out.width, EXECUTOR_SPARE[:1]), one_line=True))
 
 
-def _with_restart(client: Client, name: str) -> tuple[dict[str, Any], str]:
-    """The model, and why its executors were last started again (as long as the log tells)."""
+def _show_package(out: Console, view: dict[str, Any]) -> None:
+    parts = [f"generation {view['generation']}"]
+    if view["version"]:
+        parts.insert(0, f"version {view['version']}")
+    if view["digest"]:
+        parts.append(f"package {view['digest'][:DIGITS]}")
+    if view["changed"]:
+        parts.append(f"changed {age(view['changed'])}" + (f" by {view['user']}" if view["user"] else ""))
+    if view["recovery"] != "none":
+        parts.append(f"recovery {view['recovery']}")
+    out.print(", ".join(parts), markup=False)
+    if view["requires"]:
+        out.print(f"requires: {', '.join(view['requires'])}", markup=False)
+
+
+def _show_configuration(out: Console, view: dict[str, Any]) -> None:
+    """Every setting with its value; where it was not given, the default of its author."""
+    schema: dict[str, dict[str, Any]] = view["schema"]
+    rows = []
+    for key in sorted({*schema, *view["config"]}):
+        said = schema.get(key, {})
+        given = key in view["config"]
+        value = view["config"][key] if given else said.get("default")
+        rows.append((key, value_text(value), "" if given else "default", said.get("description", "")))
+    if rows:
+        out.print(table(("setting", "value", "", "meaning"), rows))
+
+
+def _with_history(client: Client, name: str) -> tuple[dict[str, Any], str, dict[str, Any] | None]:
+    """The model, why its executors were last started again, and its latest operation (as long as the cluster tells)."""
     view = client.model(name)
+    operation = next((found for found in client.operations() if found["model"] == view["name"]), None)
     if not view["restarts"] or view["error"]:
-        return view, ""
+        return view, "", operation
     told = [entry["text"] for entry in client.log(name, limit=RESTART_ENTRIES) if entry["kind"] == "executor.restarted"]
-    return view, told[-1] if told else ""
+    return view, told[-1] if told else "", operation
+
+
+@app.command()
+def versions(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> None:
+    """List the versions of a model, the present one first; `penstock model rollback` brings one back."""
+    found = call(url, token, lambda client: client.versions(name))
+    if json:
+        print_json(found)
+        return
+    rows = (
+        (str(v["generation"]), v["version"], v["digest"][:DIGITS], age(v["changed"]), v["user"],
+         "present" if v["current"] else "", value_text(v["config"]) if v["config"] else "")
+        for v in found
+    )  # fmt: skip
+    console().print(table(("#generation", "version", "package", "changed", "by", "", "config"), rows))
+
+
+@app.command()
+def logs(
+    name: Name,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what it says, until Ctrl-C.")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many of the last entries.")] = 50,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Show what a model's code printed and logged, and its errors.
+
+    With --json one entry per line.
+    """
+
+    def tell(client: Client) -> None:
+        last = None
+        for entry in client.logs(name, limit=limit):
+            print_entry(entry, json)
+            last = entry["id"]
+        if follow:
+            for entry in client.follow_logs(name, after=last):
+                print_entry(entry, json)
+
+    try:
+        call(url, token, tell)
+    except KeyboardInterrupt:  # the way to end `--follow`
+        raise typer.Exit(0) from None
 
 
 @app.command()
@@ -177,7 +202,7 @@ def row(view: dict[str, Any]) -> tuple[Any, ...]:
 
     p50, _, p99 = view["latency"] or (None, None, None)
     return (
-        view["name"], Text(view["status"], COLOURS.get(view["status"], "")), len(view["executors"]),
+        view["name"], view["version"], Text(view["status"], COLOURS.get(view["status"], "")), len(view["executors"]),
         f"{view['rate_in']:,.0f}", f"{view['rate_out']:,.0f}", seconds(p50), seconds(p99),
         view["restarts"], view["lost"], view["keys_lost"],
     )  # fmt: skip
@@ -207,10 +232,3 @@ def executor_row(view: dict[str, Any]) -> tuple[Any, ...]:
         f"{view['rate_out']:,.0f}", f"{view['cpu']:.2f}", f"{view['busy']:.0%}", view["queue"], view["keys"],
         view["restarts"],
     )  # fmt: skip
-
-
-def _done(value: Any, text: str, json: bool) -> None:
-    if json:
-        print_json(value)
-    else:
-        error_console().print(text, markup=False)

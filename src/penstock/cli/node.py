@@ -11,7 +11,9 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 import typer
@@ -61,6 +63,16 @@ def node(
     home: Annotated[
         str | None, typer.Option("--home", metavar="DIR", help="For temporary files; removed at the end if empty.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DIR", help="For packages and the journal; default: in the user's data folder."),
+    ] = None,
+    found_after: Annotated[
+        float | None,
+        typer.Option(
+            "--found-after", min=0, metavar="SECONDS", hidden=True, help="When an empty Redis is a new cluster."
+        ),
+    ] = None,
 ) -> None:
     """Join a cluster from this machine and stay until Ctrl-C."""
     from penstock.gateway.settings import GatewaySettings
@@ -72,7 +84,10 @@ def node(
         raise UsageError(f"there is no role {role!r}", remedy=f"choose {' or '.join(ROLES)}")
     from penstock.cli.local_cluster import bind as listen
 
-    identity = Identity(name or f"{socket.gethostname()}-{port}", address(gateway, advertise), role, slots)
+    named = name or f"{socket.gethostname()}-{port}"
+    # A node with a `--home` is one of a cluster that lives for a while, and so does what it keeps.
+    kept = Path(data) if data is not None else None if home is not None else data_folder(cluster, named)
+    identity = Identity(named, address(gateway, advertise), role, slots, kept, found_after)
     listener = listen(bind, port)  # first of all: nothing is started when the port is in use
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
@@ -108,6 +123,28 @@ class Identity:
     address: str
     role: str
     slots: int | None
+    data: Path | None
+    """Where it keeps packages and its journal; `None`: they go away with it."""
+    found_after: float | None
+    """Seconds after which an empty Redis is a new cluster; `None`: the default."""
+
+
+def data_folder(cluster: str, name: str) -> Path:
+    """Where a node keeps packages and its journal unless it is told: in the user's data folder, as the system wants it
+    (XDG Base Directory Specification, or Application Support)."""
+    given = os.environ.get("XDG_DATA_HOME", "")
+    if os.path.isabs(given):
+        root = Path(given)
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library" / "Application Support"
+    else:
+        root = Path.home() / ".local" / "share"
+    return root / "penstock" / _folder(cluster) / _folder(name)
+
+
+def _folder(name: str) -> str:
+    """A name that people choose, as the name of one folder."""
+    return quote(name, safe="").replace(".", "%2E") if name.startswith(".") else quote(name, safe="")
 
 
 def address(gateway: GatewaySettings, advertise: str | None) -> str:
@@ -147,13 +184,17 @@ def _agent(redis: str, cluster: str, identity: Identity) -> NodeAgent:
     from penstock.cluster.agent import NodeAgent
     from penstock.settings import ClusterSettings
 
+    settings = ClusterSettings(prefix=cluster)
+    if identity.found_after is not None:
+        settings = msgspec.structs.replace(settings, found_after=identity.found_after)
     return NodeAgent(
         redis,
         name=identity.name,
         address=identity.address,
-        settings=ClusterSettings(prefix=cluster),
+        settings=settings,
         role=identity.role,
         slots=identity.slots,
+        data_dir=identity.data,
     )
 
 

@@ -156,6 +156,11 @@ def print_error(error: BaseException) -> None:
     if os.environ.get("PENSTOCK_DEBUG") == "1":
         traceback.print_exception(error)
     text = str(error) if isinstance(error, PenstockError) else _without_number(error)
+    nodes: dict[str, str] = getattr(error, "nodes", None) or {}
+    if nodes:
+        text = str(getattr(error, "detail", text))
     out = error_console()
     out.print("[bold red]error:[/] ", end="")
     out.print(text, markup=False)
+    if nodes:
+        out.print(table(("node", "reason"), nodes.items()))

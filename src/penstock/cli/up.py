@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +33,12 @@ def up(
         int, typer.Option("--port", min=1, max=65535, help="Of the first node; the next ones follow.")
     ] = 8700,
     cluster: Cluster = "penstock",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="For packages and journals; without, they go away with the cluster."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start a cluster on this machine and keep it until Ctrl-C.
@@ -41,7 +48,7 @@ def up(
     from penstock.cli.local_cluster import LocalCluster
 
     with error_console().status("starting") as status:
-        local = LocalCluster(nodes, port, redis=redis, cluster=cluster, on_progress=status.update)
+        local = LocalCluster(nodes, port, redis=redis, cluster=cluster, data=data, on_progress=status.update)
         asyncio.run(_up(local, status, json))
 
 

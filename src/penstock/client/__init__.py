@@ -1,6 +1,28 @@
 """Talking to a cluster from Python: `Client`, and its async twin `AsyncClient`."""
 
 from penstock.client.drivers import AsyncClient, Client
-from penstock.client.errors import Busy, ClientError, Conflict, NotFound, Refused, Rejected, Unreachable
+from penstock.client.errors import (
+    Busy,
+    ClientError,
+    Conflict,
+    NotFound,
+    Refused,
+    Rejected,
+    RolledBack,
+    Unfinished,
+    Unreachable,
+)
 
-__all__ = ["AsyncClient", "Busy", "Client", "ClientError", "Conflict", "NotFound", "Refused", "Rejected", "Unreachable"]
+__all__ = [
+    "AsyncClient",
+    "Busy",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "NotFound",
+    "Refused",
+    "Rejected",
+    "RolledBack",
+    "Unfinished",
+    "Unreachable",
+]

@@ -1,10 +1,10 @@
-"""What can be asked of a cluster: each function describes requests and does no I/O."""
+"""What can be asked of a cluster: each function describes requests and does no I/O. Changes are in `changes`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -17,21 +17,19 @@ CHUNK_RECORDS = 5000
 """`push` sends at most so many records in one request."""
 CHUNK_BYTES = 2**20
 """`push` sends a request as soon as it holds so many bytes."""
-OPERATION_TIMEOUT = 120.0
-"""Seconds that an operation on a model may take: every node starts or stops workers."""
-
-T = TypeVar("T")
 
 
 def _json(answer: httpx.Response) -> Any:
     return msgspec.json.decode(answer.content)
 
 
-def _mapping(answer: httpx.Response) -> dict[str, Any]:
+def mapping(answer: httpx.Response) -> dict[str, Any]:
+    """Reads an answer that is an object."""
     return msgspec.json.decode(answer.content, type=dict[str, Any])
 
 
-def _items(answer: httpx.Response) -> list[dict[str, Any]]:
+def items(answer: httpx.Response) -> list[dict[str, Any]]:
+    """Reads an answer that is a list of objects."""
     return msgspec.json.decode(answer.content, type=list[dict[str, Any]])
 
 
@@ -39,7 +37,7 @@ def nothing(answer: httpx.Response) -> None:
     """Reads an answer without a body."""
 
 
-def _segment(text: str) -> str:
+def segment(text: str) -> str:
     """`text` as one path segment; dots are escaped where a URL would take them for a relative path."""
     quoted = quote(text, safe="")
     return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted
@@ -50,7 +48,7 @@ def model_path(model: str) -> str:
     group, slash, name = model.rpartition("/")
     if not name or (slash and not group) or "/" in group:
         raise UsageError(f"{model!r} is not a model's name", remedy="write NAME or GROUP/NAME")
-    return f"{_segment(group or 'default')}/{_segment(name)}"
+    return f"{segment(group or 'default')}/{segment(name)}"
 
 
 def stream_path(stream: str) -> str:
@@ -60,17 +58,12 @@ def stream_path(stream: str) -> str:
         parts.insert(0, "default")
     if len(parts) != 3 or not all(parts):
         raise UsageError(f"{stream!r} is not a stream's name", remedy="write MODEL/SOURCE or GROUP/MODEL/SOURCE")
-    return "/".join(_segment(part) for part in parts)
-
-
-def _post(path: str, body: Any, read: Callable[[httpx.Response], T]) -> Call[T]:
-    headers = {"content-type": "application/json"}
-    return Call("POST", path, read, headers=headers, body=msgspec.json.encode(body), timeout=OPERATION_TIMEOUT)
+    return "/".join(segment(part) for part in parts)
 
 
 def health(session: Session) -> Conversation[dict[str, Any]]:
     """Whether the node is alive. Raises `Unreachable` at once rather than waiting for it."""
-    return converse(session, Call("GET", "/healthz", _mapping), deadline=0.0)
+    return converse(session, Call("GET", "/healthz", mapping), deadline=0.0)
 
 
 def ready(session: Session) -> Conversation[bool]:
@@ -81,50 +74,17 @@ def ready(session: Session) -> Conversation[bool]:
 
 def nodes(session: Session) -> Conversation[list[dict[str, Any]]]:
     """The members of the cluster."""
-    return converse(session, Call("GET", "/v1/nodes", _items, repeatable=True))
+    return converse(session, Call("GET", "/v1/nodes", items, repeatable=True))
 
 
 def models(session: Session) -> Conversation[list[dict[str, Any]]]:
     """Every model of the cluster."""
-    return converse(session, Call("GET", "/v1/models", _items, repeatable=True))
+    return converse(session, Call("GET", "/v1/models", items, repeatable=True))
 
 
 def model(session: Session, name: str) -> Conversation[dict[str, Any]]:
     """One model. Raises `NotFound`."""
-    return converse(session, Call("GET", f"/v1/models/{model_path(name)}", _mapping, repeatable=True))
-
-
-def add_model(
-    session: Session,
-    path: str,
-    *,
-    name: str | None = None,
-) -> Conversation[dict[str, Any]]:
-    """Add the flow in the file or directory `path`, which every node sees. Raises `Conflict` when it exists."""
-    body = {"path": path} | ({} if name is None else {"name": name})
-    return converse(session, _post("/v1/models", body, _mapping))
-
-
-def delete_model(session: Session, name: str) -> Conversation[None]:
-    """Delete a model that is offline. Raises `NotFound`, `Conflict`."""
-    return converse(session, Call("DELETE", f"/v1/models/{model_path(name)}", nothing))
-
-
-def online(
-    session: Session,
-    name: str,
-    *,
-    config: Mapping[str, Any] | None = None,
-    executors: int | None = None,
-) -> Conversation[dict[str, Any]]:
-    """Bring a model online. Raises `NotFound`, `Conflict`, `Rejected`."""
-    body = {"config": dict(config or {}), "executors": executors}
-    return converse(session, _post(f"/v1/models/{model_path(name)}/online", body, _mapping))
-
-
-def offline(session: Session, name: str) -> Conversation[dict[str, Any]]:
-    """Take a model offline; its state is dropped. Raises `NotFound`, `Conflict`."""
-    return converse(session, _post(f"/v1/models/{model_path(name)}/offline", {}, _mapping))
+    return converse(session, Call("GET", f"/v1/models/{model_path(name)}", mapping, repeatable=True))
 
 
 def results(session: Session, name: str, step: str | None = None, *, limit: int = 100) -> Conversation[list[Any]]:
@@ -137,12 +97,12 @@ def results(session: Session, name: str, step: str | None = None, *, limit: int 
 def placement(session: Session, name: str | None = None) -> Conversation[list[dict[str, Any]]]:
     """Which executor runs on which node, of one model or of all that are placed."""
     query = {} if name is None else {"model": name}
-    return converse(session, Call("GET", "/v1/placement", _items, query=query, repeatable=True))
+    return converse(session, Call("GET", "/v1/placement", items, query=query, repeatable=True))
 
 
 def metrics(session: Session) -> Conversation[dict[str, Any]]:
     """The latest metrics: `nodes`, `models` with their executors, and `channels` (model -> traffic matrix)."""
-    return converse(session, Call("GET", "/v1/metrics", _mapping, repeatable=True))
+    return converse(session, Call("GET", "/v1/metrics", mapping, repeatable=True))
 
 
 def log(
@@ -154,24 +114,24 @@ def log(
         query["model"] = name
     if after is not None:
         query["after"] = after
-    return converse(session, Call("GET", "/v1/log", _items, query=query, repeatable=True))
+    return converse(session, Call("GET", "/v1/log", items, query=query, repeatable=True))
 
 
 def _typed_key(key: Any) -> tuple[str, dict[str, str]]:
     """A key as a path segment, and the query that says how to read it."""
     if isinstance(key, str):
-        return _segment(key), {}
+        return segment(key), {}
     if isinstance(key, int) and not isinstance(key, bool):
         return str(key), {"type": "int"}
-    return _segment(msgspec.json.encode(key).decode()), {"type": "json"}
+    return segment(msgspec.json.encode(key).decode()), {"type": "json"}
 
 
 def state(session: Session, name: str, step: str, key: Any) -> Conversation[Any]:
     """The value that the keyed step `step` holds for `key` (text, a whole number, or any JSON value).
     Raises `NotFound` when there is none."""
-    segment, query = _typed_key(key)
-    path = f"/v1/state/{model_path(name)}/{_segment(step)}/{segment}"
-    return converse(session, Call("GET", path, lambda answer: _mapping(answer)["value"], query=query, repeatable=True))
+    last, query = _typed_key(key)
+    path = f"/v1/state/{model_path(name)}/{segment(step)}/{last}"
+    return converse(session, Call("GET", path, lambda answer: mapping(answer)["value"], query=query, repeatable=True))
 
 
 def list_state(
@@ -179,8 +139,8 @@ def list_state(
 ) -> Conversation[dict[str, Any]]:
     """One page of a step's state: `{"items": [{"key", "value"}, …], "cursor": … or null}`."""
     query = {"limit": str(limit)} | ({} if cursor is None else {"cursor": cursor})
-    path = f"/v1/state/{model_path(name)}/{_segment(step)}"
-    return converse(session, Call("GET", path, _mapping, query=query, repeatable=True))
+    path = f"/v1/state/{model_path(name)}/{segment(step)}"
+    return converse(session, Call("GET", path, mapping, query=query, repeatable=True))
 
 
 def push(
@@ -222,7 +182,7 @@ def push_ndjson(
             "penstock-client": session.client_id if client is None else client,
             "penstock-seq": str(number),
         }
-        call = Call("POST", path, _mapping, headers=headers, body=body, repeatable=True)
+        call = Call("POST", path, mapping, headers=headers, body=body, repeatable=True)
         answer = yield from converse(session, call, deadline)
         total += int(answer["accepted"])
     return total

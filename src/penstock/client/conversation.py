@@ -1,7 +1,7 @@
 """How a request is tried until it succeeds, without I/O.
 
-A **call** describes one request and how to read its answer. A **conversation** is a generator that yields calls and
-pauses and is sent the answers; retries and deadlines live here. Drivers (`penstock.client.drivers`) do the I/O.
+A **call** describes one request and how to read its answer. A **conversation** is a generator that yields calls, pauses
+and work and is sent the answers; retries and deadlines live here. Drivers (`penstock.client.drivers`) do the I/O.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import httpx
 import msgspec
 
-from penstock.client.errors import BY_STATUS, ClientError, Rejected, Unreachable
+from penstock.client.errors import BY_STATUS, ClientError, Rejected, RolledBack, Unreachable
 
 DEFAULT_URL = "http://127.0.0.1:8700"
 
@@ -32,11 +33,12 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    body: bytes | tuple[bytes | Path, ...] | None = None
+    """A tuple is sent piece by piece, files without holding them in memory."""
     repeatable: bool = False
     """Whether sending it twice does no harm, so that it is tried again after a broken connection or a 503."""
     timeout: float | None = None
-    """Seconds that the answer may take, where the client's own default is too short."""
+    """Seconds until the answer begins, where the client's own default is too short."""
     accept: tuple[int, ...] = ()
     """Statuses beside 2xx that are answers rather than errors."""
 
@@ -48,9 +50,16 @@ class Pause:
     seconds: float
 
 
-Step: TypeAlias = "Call[Any] | Pause"
-Answer: TypeAlias = "httpx.Response | httpx.TransportError | None"
-Conversation: TypeAlias = Generator[Step, Answer, T]
+@dataclass(frozen=True)
+class Work:
+    """Ask the driver for the result of a function that takes its time; what it raises is raised in the conversation."""
+
+    run: Callable[[], Any]
+
+
+Step: TypeAlias = "Call[Any] | Pause | Work"
+Conversation: TypeAlias = Generator[Step, Any, T]
+"""Is sent a response or a transport error for a call, the result for work, and `None` for a pause."""
 
 
 @dataclass
@@ -61,6 +70,8 @@ class Session:
     token: str | None = None
     deadline: float = 30.0
     """Seconds that a call may take in all, retries included."""
+    user: str = ""
+    """Who asks, for the audit trail of changes."""
     client_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     clock: Callable[[], float] = time.monotonic
     answered: bool = False
@@ -73,17 +84,22 @@ class Session:
         return self.sequences[stream]
 
 
-def converse(session: Session, call: Call[T], deadline: float | None = None) -> Conversation[T]:
+def converse(
+    session: Session,
+    call: Call[T],
+    deadline: float | None = None,
+    on_retry: Callable[[ClientError], None] = lambda error: None,
+) -> Conversation[T]:
     """Send `call` until it succeeds, fails for good, or the deadline (seconds from now) comes.
 
     429 is always tried again; 503 with `Retry-After` and a broken connection only when the call is repeatable; a
     refused connection only after the node has answered before: it may be restarting, a first call may be misdirected.
+    `on_retry` is told the error that will be tried to overcome.
     """
     end = session.clock() + (session.deadline if deadline is None else deadline)
     attempt = 0
     while True:
-        answer = yield call
-        assert answer is not None, "the driver answers every call"
+        answer: httpx.Response | httpx.TransportError = yield call
         if isinstance(answer, httpx.Response):
             session.answered = True
             if answer.is_success or answer.status_code in call.accept:
@@ -95,6 +111,7 @@ def converse(session: Session, call: Call[T], deadline: float | None = None) -> 
         attempt += 1
         if wait is None or session.clock() + wait > end:
             raise error
+        on_retry(error)
         yield Pause(wait)
 
 
@@ -127,7 +144,10 @@ def _retry_after(call: Call[Any], answer: httpx.Response) -> float | None:
     header = answer.headers.get("retry-after")
     if header is None:
         return None
-    exact = _problem(answer).get("retry_after")  # the header knows whole seconds alone
+    problem = _problem(answer)
+    if problem.get("operation"):  # rolled back: the same request again gets the same answer
+        return None
+    exact = problem.get("retry_after")  # the header knows whole seconds alone
     if isinstance(exact, int | float):
         return max(0.01, float(exact))
     # The header may also be a date, which resolves a second.
@@ -152,6 +172,8 @@ def failure(call: Call[Any], answer: httpx.Response) -> ClientError:
         message += "".join(f"\n  {node}: {reason}" for node, reason in nodes.items())
     status = answer.status_code
     kind = BY_STATUS.get(status) or (Rejected if 400 <= status < 500 else ClientError)
+    if status == 503 and problem.get("operation"):
+        kind = RolledBack
     if not problem:
         message = f"{call.method} {call.path}: {message}"
     return kind(message, status=status, problem=problem)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import httpx
 
-from penstock.client import calls
+from penstock.client import calls, changes
 from penstock.client.conversation import (
     DEFAULT_URL,
-    Answer,
     Call,
     Conversation,
     Pause,
     Session,
+    Step,
+    Work,
     failure,
     unreachable,
 )
@@ -26,7 +29,10 @@ from penstock.errors import UsageError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_FOLLOW: Call[None] = Call("GET", "/v1/events", calls.nothing)
+STALL = 15.0
+"""Seconds in which a connection must be made, or a piece of a body be taken."""
+PIECE = 256 * 2**10
+"""Bytes of a file that are read at once while it is sent."""
 
 
 class _Operation(Generic[P, T]):
@@ -62,10 +68,17 @@ class _Operations:
     nodes = _Operation(calls.nodes)
     models = _Operation(calls.models)
     model = _Operation(calls.model)
-    add_model = _Operation(calls.add_model)
-    delete_model = _Operation(calls.delete_model)
-    online = _Operation(calls.online)
-    offline = _Operation(calls.offline)
+    add_model = _Operation(changes.add_model)
+    update_model = _Operation(changes.update_model)
+    rollback = _Operation(changes.rollback)
+    delete_model = _Operation(changes.delete_model)
+    online = _Operation(changes.online)
+    offline = _Operation(changes.offline)
+    versions = _Operation(changes.versions)
+    operations = _Operation(changes.operations)
+    operation = _Operation(changes.operation)
+    cancel_operation = _Operation(changes.cancel_operation)
+    logs = _Operation(changes.logs)
     results = _Operation(calls.results)
     placement = _Operation(calls.placement)
     metrics = _Operation(calls.metrics)
@@ -83,30 +96,72 @@ def _connection(session: Session, timeout: float) -> dict[str, Any]:
     return {"base_url": session.url, "headers": headers, "timeout": timeout, "trust_env": not local}
 
 
-def _session(url: str, token: str | None, deadline: float) -> Session:
+def _session(url: str, token: str | None, deadline: float, user: str | None) -> Session:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise UsageError(f"{url!r} is not an address: {error}", remedy=f"an address looks like {DEFAULT_URL}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UsageError(f"{url!r} is not an address", remedy=f"an address looks like {DEFAULT_URL}")
-    return Session(url.rstrip("/"), token, deadline)
+    return Session(url.rstrip("/"), token, deadline, login_name() if user is None else user)
+
+
+def login_name() -> str:
+    """Who runs this process; empty when the system does not know, as in some containers."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
+    return "".join(letter for letter in name if letter.isprintable())[:100]
 
 
 def _request(call: Call[Any]) -> dict[str, Any]:
+    headers = {name: value.encode() for name, value in call.headers.items()}
+    if isinstance(call.body, tuple):
+        size = sum(len(piece) if isinstance(piece, bytes) else piece.stat().st_size for piece in call.body)
+        headers["content-length"] = str(size).encode()
     return {
         "method": call.method,
         "url": call.path,
         "params": dict(call.query) or None,
-        "headers": dict(call.headers),
-        "content": call.body,
-        "timeout": httpx.USE_CLIENT_DEFAULT if call.timeout is None else call.timeout,
+        "headers": headers,
+        "timeout": httpx.USE_CLIENT_DEFAULT if call.timeout is None else httpx.Timeout(STALL, read=call.timeout),
     }
+
+
+def _pieces(body: tuple[bytes | Path, ...]) -> Iterator[bytes]:
+    """A body in bounded pieces."""
+    for part in body:
+        if isinstance(part, bytes):
+            yield part
+            continue
+        with part.open("rb") as file:
+            while piece := file.read(PIECE):
+                yield piece
+
+
+async def _pieces_in_loop(body: tuple[bytes | Path, ...]) -> AsyncIterator[bytes]:
+    """The same; a slow disk does not hold the loop."""
+    pieces = _pieces(body)
+    try:
+        while piece := await asyncio.to_thread(next, pieces, b""):
+            yield piece
+    finally:
+        pieces.close()  # type: ignore[attr-defined] # it is a generator
+
+
+def _events(name: str | None) -> tuple[str, dict[str, str]]:
+    return "/v1/events", {} if name is None else {"model": name}
+
+
+def _lines(name: str) -> tuple[str, dict[str, str]]:
+    return changes.logs_path(name), {"follow": "true"}
 
 
 class Client(_Operations):
     """A blocking client. `timeout`: seconds for one request (a node gives up by itself after 10); `deadline`: for a
-    call with its retries.
+    call with its retries; changes of models have a deadline of their own. `user`: who asks, for the audit trail;
+    default: the login name.
 
     Raises `UsageError` for what cannot be sent and `ClientError` (see its subclasses) for what did not succeed.
     """
@@ -118,9 +173,10 @@ class Client(_Operations):
         *,
         timeout: float = 15.0,
         deadline: float = 30.0,
+        user: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.session = _session(url, token, deadline)
+        self.session = _session(url, token, deadline, user)
         self._http = httpx.Client(transport=transport, **_connection(self.session, timeout))
 
     def __enter__(self) -> Client:
@@ -136,12 +192,19 @@ class Client(_Operations):
     def follow(self, name: str | None = None, *, after: str | None = None) -> Iterator[dict[str, Any]]:
         """The cluster's log (of one model) as it grows, from now or after the id `after`, until the node stops or the
         connection breaks (then `Unreachable`; go on after the last `id` that you saw)."""
+        return self._stream(*_events(name), after)
+
+    def follow_logs(self, name: str, *, after: str | None = None) -> Iterator[dict[str, Any]]:
+        """What a model prints and logs as it comes; as `follow`. Raises `NotFound`."""
+        return self._stream(*_lines(name), after)
+
+    def _stream(self, path: str, query: Mapping[str, str], after: str | None) -> Iterator[dict[str, Any]]:
         parser = EventParser(after)
         try:
-            with self._http.stream(**parser.request(name)) as answer:
+            with self._http.stream(**parser.request(path, query)) as answer:
                 if not answer.is_success:
                     answer.read()
-                    raise failure(_FOLLOW, answer)
+                    raise failure(Call("GET", path, calls.nothing), answer)
                 for line in answer.iter_lines():
                     event = parser.feed(line)
                     if event is not None:
@@ -151,21 +214,32 @@ class Client(_Operations):
 
     def drive(self, conversation: Conversation[T]) -> T:
         """Run a conversation with blocking I/O."""
-        answer: Answer = None
-        while True:
-            try:
-                step = conversation.send(answer)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            answer = None
-            if isinstance(step, Pause):
-                time.sleep(step.seconds)
-                continue
-            try:
-                answer = self._http.request(**_request(step))
-            except httpx.TransportError as error:
-                answer = error
+        try:
+            step = next(conversation)
+            while True:
+                try:
+                    answer = self._take(step)
+                except Exception as error:
+                    step = conversation.throw(error)
+                else:
+                    step = conversation.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            conversation.close()
+
+    def _take(self, step: Step) -> Any:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        if isinstance(step, Work):
+            return step.run()
+        content = _pieces(step.body) if isinstance(step.body, tuple) else step.body
+        try:
+            return self._http.request(**_request(step), content=content)
+        except httpx.TransportError as error:
+            return error
 
 
 class AsyncClient(_Operations):
@@ -178,9 +252,10 @@ class AsyncClient(_Operations):
         *,
         timeout: float = 15.0,
         deadline: float = 30.0,
+        user: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.session = _session(url, token, deadline)
+        self.session = _session(url, token, deadline, user)
         self._http = httpx.AsyncClient(transport=transport, **_connection(self.session, timeout))
 
     async def __aenter__(self) -> AsyncClient:
@@ -193,14 +268,21 @@ class AsyncClient(_Operations):
         """Close the connections."""
         await self._http.aclose()
 
-    async def follow(self, name: str | None = None, *, after: str | None = None) -> AsyncIterator[dict[str, Any]]:
+    def follow(self, name: str | None = None, *, after: str | None = None) -> AsyncIterator[dict[str, Any]]:
         """The same as `Client.follow`."""
+        return self._stream(*_events(name), after)
+
+    def follow_logs(self, name: str, *, after: str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """The same as `Client.follow_logs`."""
+        return self._stream(*_lines(name), after)
+
+    async def _stream(self, path: str, query: Mapping[str, str], after: str | None) -> AsyncIterator[dict[str, Any]]:
         parser = EventParser(after)
         try:
-            async with self._http.stream(**parser.request(name)) as answer:
+            async with self._http.stream(**parser.request(path, query)) as answer:
                 if not answer.is_success:
                     await answer.aread()
-                    raise failure(_FOLLOW, answer)
+                    raise failure(Call("GET", path, calls.nothing), answer)
                 async for line in answer.aiter_lines():
                     event = parser.feed(line)
                     if event is not None:
@@ -210,18 +292,41 @@ class AsyncClient(_Operations):
 
     async def drive(self, conversation: Conversation[T]) -> T:
         """Run a conversation with asyncio."""
-        answer: Answer = None
-        while True:
-            try:
-                step = conversation.send(answer)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            answer = None
-            if isinstance(step, Pause):
-                await asyncio.sleep(step.seconds)
-                continue
-            try:
-                answer = await self._http.request(**_request(step))
-            except httpx.TransportError as error:
-                answer = error
+        try:
+            step = next(conversation)
+            while True:
+                try:
+                    answer = await self._take(step)
+                except Exception as error:
+                    step = conversation.throw(error)
+                else:
+                    step = conversation.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            conversation.close()
+
+    async def _take(self, step: Step) -> Any:
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return None
+        if isinstance(step, Work):
+            return await _in_thread(step)
+        content = _pieces_in_loop(step.body) if isinstance(step.body, tuple) else step.body
+        try:
+            return await self._http.request(**_request(step), content=content)
+        except httpx.TransportError as error:
+            return error
+
+
+async def _in_thread(step: Work) -> Any:
+    """The result of work. A thread cannot be interrupted: whoever cancels waits for it, so that nothing is left."""
+    working = asyncio.create_task(asyncio.to_thread(step.run))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait({working})
+        if not working.cancelled():
+            working.exception()  # seen, and of no interest any more
+        raise

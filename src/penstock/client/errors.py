@@ -3,6 +3,8 @@
 ClientError          a call that did not succeed; carries the problem details of the answer
 ├── Unreachable      nobody answered
 ├── Busy             429 until the deadline
+├── RolledBack       503: an operation that some node could not do, so that no node has done it
+├── Unfinished       an operation that still goes on at the deadline
 └── Rejected         another 4xx
     ├── NotFound     404
     ├── Conflict     409
@@ -39,9 +41,32 @@ class ClientError(PenstockError):
         found = self.problem.get("nodes")
         return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
+    @property
+    def detail(self) -> str:
+        """What was wrong, without the reasons per node."""
+        return str(self.problem.get("detail") or self.message)
+
+    @property
+    def first_line(self) -> str:
+        """The shortest form, for a line of progress."""
+        return self.detail.partition("\n")[0]
+
+    @property
+    def operation(self) -> str:
+        """The id of the operation that it is about; empty: of none."""
+        return str(self.problem.get("operation") or "")
+
 
 class Unreachable(ClientError):
     """Nobody answered at the address before the deadline."""
+
+
+class RolledBack(ClientError):
+    """The operation was rolled back: nothing has changed anywhere. `nodes` says why, `operation` which it was (503)."""
+
+
+class Unfinished(ClientError):
+    """The operation goes on by itself beyond the deadline; `operation` is its id."""
 
 
 class Rejected(ClientError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -31,15 +32,15 @@ class EventParser:
             self._data.append(value)
         return None
 
-    def request(self, name: str | None) -> dict[str, Any]:
+    def request(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         """What to ask for now."""
         headers = {"accept": "text/event-stream"}
         if self.last_id is not None:
             headers["last-event-id"] = self.last_id
         return {
             "method": "GET",
-            "url": "/v1/events",
+            "url": path,
             "headers": headers,
-            "params": None if name is None else {"model": name},
+            "params": dict(query) or None,
             "timeout": httpx.Timeout(10.0, read=SILENCE),
         }

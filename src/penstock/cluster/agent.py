@@ -1,7 +1,8 @@
 """The node agent: everything that one node does in the control plane, in one asyncio loop.
 
-Four tasks: stay a member (`membership`), take part in elections (`leader`), reconcile (look, decide if this node leads,
-converge, report), publish metrics. No code of a user runs here, and no record passes but pushed ones.
+Five tasks: take part in transactions and stay a member (`participation`), take part in elections (`leader`), reconcile
+(decide if this node leads, converge, report), publish metrics, tidy. No code of a user runs here, and no record passes
+but pushed ones.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ import asyncio
 import contextlib
 import os
 import platform
-import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,18 +27,23 @@ from penstock.clock import Clock, SystemClock
 from penstock.cluster import presentation
 from penstock.cluster.bus import Bus, BusDown
 from penstock.cluster.cancellation import end
-from penstock.cluster.catalogue import DEFAULT_GROUP, Catalogue, full_name, present
-from penstock.cluster.description import describe
-from penstock.cluster.journal import Journal
+from penstock.cluster.data_directory import DataDirectory
+from penstock.cluster.event_log import SAID, EventLog
 from penstock.cluster.launcher.protocol import Launcher, WorkerSpec
 from penstock.cluster.leader import Election
-from penstock.cluster.membership import Membership
-from penstock.cluster.metrics import EXPIRY, HeldKeys, Metering, NodeMetrics
-from penstock.cluster.plan import ModelEntry, status
+from penstock.cluster.library import Library
+from penstock.cluster.local_journal import LocalJournal
+from penstock.cluster.metrics import HeldKeys, Metering, NodeMetrics, exchange_metrics
+from penstock.cluster.names import full_name
+from penstock.cluster.neighbours import Neighbours
+from penstock.cluster.operations import Operations
+from penstock.cluster.participation import Participation
+from penstock.cluster.preparation import Preparation
 from penstock.cluster.routing import Questions
 from penstock.cluster.runner import Runner
 from penstock.cluster.service import (
-    Conflict,
+    ASK,
+    Ask,
     Found,
     Health,
     LogEntry,
@@ -47,18 +52,28 @@ from penstock.cluster.service import (
     NodeView,
     NoRoom,
     NotFound,
+    OperationView,
+    Outcome,
+    PackageView,
     Page,
     PlacementView,
     Pushed,
     Unavailable,
+    VersionView,
 )
 from penstock.cluster.stewardship import Steward
-from penstock.cluster.view import EMPTY, View, look
+from penstock.cluster.store import CatalogueStore, Sight
+from penstock.cluster.verification import Verifier
+from penstock.cluster.view import EMPTY, View, view_of
 from penstock.cluster.workers import Workers
 from penstock.errors import ClusterError, PenstockError
+from penstock.model.archive import Limits
+from penstock.model.environment import Environments
 from penstock.settings import ClusterSettings, RunSettings
 
 _LOOPBACK = ("localhost", "127.", "::1")
+_TIDY_EVERY = 5.0
+"""Seconds between two looks for packages that nobody needs."""
 
 
 class NodeAgent:
@@ -66,7 +81,8 @@ class NodeAgent:
 
     `redis` is a URL, `name` unique in the cluster, `address` where its HTTP gateway is reached by other nodes. `bind`:
     the IP address for the data sockets of its workers; default: `ipc` sockets when `address` is a loopback one, else
-    the host of `address`. `transport` carries requests to other nodes; default: HTTP.
+    the host of `address`. `data_dir`: where its library, its environments and its journal are kept; `None`: in a
+    temporary directory. `transport` carries requests to other nodes; default: HTTP.
     """
 
     def __init__(
@@ -80,82 +96,123 @@ class NodeAgent:
         role: str = "compute",
         slots: int | None = None,
         bind: str | None = None,
+        data_dir: Path | None = None,
         launcher: Launcher | None = None,
         clock: Clock | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._name, self._address, self._role = name, address, role
         self._settings = settings or ClusterSettings()
+        self._run_settings = run_settings or RunSettings()
         self._clock: Clock = clock or SystemClock()
         self._slots = slots or os.cpu_count() or 1
         self._bind = bind if bind is not None else _data_address(address)
-        self._launcher = launcher
+        self._launcher, self._transport = launcher, transport
+        self._wanted, self._limits = data_dir, Limits()
+        self._data: DataDirectory | None = None
         self._bus = Bus(redis, self._settings)
-        self._journal = Journal(self._bus, name)
+        self._events = EventLog(self._bus, name)
         self._metering = Metering(name, self._clock)
-        self._runner = Runner(
-            name, self._bus, self._journal, self._metering, self._clock, run_settings or RunSettings(), self._wake
-        )
-        self._membership = Membership(self._bus, name, self._lease_fields, self._clock, self._joined, self._lost)
-        self._election = Election(self._bus, name, self._membership, self._clock, self._wake)
         self._held = HeldKeys()
-        self._steward = Steward(self._bus, name, self._clock, self._held)
-        self._catalogue = Catalogue(self._bus, name)
-        self._questions = Questions(name, self._bus, self._runner, transport)
+        self._steward = Steward(self._bus, name, self._held)
         self._process = psutil.Process()
         self._view: View = EMPTY
-        self._looking = asyncio.Lock()
+        """The latest."""
+        self._known_view: View = EMPTY
+        """The latest but those of a Redis that has lost its memory: what runs goes on as this one says."""
+        self._woken = asyncio.Event()
         self._metrics: dict[str, NodeMetrics] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._data_dir: str | None = None
-        self._applied = 0
         self._problem = "it is starting"
-        self._synchronised = False
+        self._library: Library
+        self._verifier: Verifier
+        self._runner: Runner
+        self._questions: Questions
+        self._preparation: Preparation
+        self._participation: Participation
+        self._election: Election
+        self._operations: Operations
+        self._running = False
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Connect, join, and begin to serve. Raises `ClusterError`; nothing is left behind then."""
         try:
-            self._data_dir = tempfile.mkdtemp(prefix="penstock-node-")
-            spec = WorkerSpec(
-                name=self._name, python=sys.executable, data_dir=self._data_dir, bind=self._bind, log_file=None
-            )
-            self._runner.workers = Workers(self._make_launcher(), spec, self._settings, self._runner)
+            self._data = DataDirectory(self._wanted)
+            await self._assemble(self._data.path, self._data.scratch)
             await self._bus.start()
-            await self._membership.join()
             await self._questions.start()
-            await self._joined(self._membership.incarnation)
-            await self._election.claim()
+            self._runner.workers.refill()
+            self._running = True
+            await self._participation.start()
         except BaseException:
             await self.stop()
             raise
         self._tasks = [
             asyncio.create_task(work, name=f"{self._name}-{what}")
             for what, work in (
-                ("membership", self._membership.run()),
                 ("election", self._election.run()),
                 ("reconcile", self._reconcile()),
                 ("metrics", self._publish()),
+                ("tidy", self._tidy()),
             )
         ]
+
+    async def _assemble(self, data: Path, scratch: Path) -> None:
+        """Make the parts; those that need the disk read it."""
+        settings = self._settings
+        self._library = Library(data, self._limits)
+        await self._library.open()
+        environments = Environments(data / "environments")
+        self._verifier = Verifier()
+        self._runner = Runner(
+            self._name, self._bus, self._events, self._metering, self._clock, self._run_settings, self._wake,
+            lambda digest: self._preparation.place(digest),
+        )  # fmt: skip
+        spec = WorkerSpec(
+            name=self._name, python=sys.executable, data_dir=str(scratch), bind=self._bind, log_file=None,
+            capture_output=True,
+        )  # fmt: skip
+        self._runner.workers = Workers(self._make_launcher(), spec, settings, self._runner)
+        self._questions = Questions(self._name, self._bus, self._runner, self, self._transport)
+        neighbours = Neighbours(self._name, self._questions, lambda: self._participation.sight, settings)
+        self._preparation = Preparation(
+            self._library, environments, self._verifier, self._runner, neighbours, self._events,
+            lambda: self._participation.sight,
+        )  # fmt: skip
+        store = CatalogueStore(
+            self._bus, self._name, round(settings.lease * 1000), self._lease_fields, replicas=settings.replicas
+        )
+        journal = LocalJournal(data / "journal.json")
+        self._participation = Participation(
+            self._name, store, journal, self._preparation, self._clock, settings,
+            found_after=settings.found_after, on_sight=self._saw, on_standing=self._stands,
+        )  # fmt: skip
+        self._store = store
+        self._election = Election(self._bus, self._name, self._participation, self._clock, self._wake)
+        self._operations = Operations(
+            self._name, store, self._participation, self._preparation, settings, lambda: self._view
+        )
+        await self._verifier.start()
 
     async def stop(self) -> None:
         """Leave the cluster, stop and reap all workers, release everything. May be called twice."""
         tasks, self._tasks = self._tasks, []
         await end(*tasks)
-        self._problem, self._synchronised = "it is stopping", False
-        # Workers first: others take over only what surely runs here no more.
-        if self._data_dir is not None and hasattr(self._runner, "workers"):
+        self._problem = "it is stopping"
+        if hasattr(self, "_verifier"):
+            # Workers first: others take over only what surely runs here no more.
             await self._runner.fence(grace=3.0)
-        with contextlib.suppress(ClusterError):
-            await self._journal.flush()
-        await self._membership.leave()
-        await self._questions.close()
+            with contextlib.suppress(ClusterError):
+                await self._events.flush()
+            if self._running:
+                await self._participation.stop()
+            await self._questions.close()
+            await self._verifier.close()
         await self._bus.close()
-        if self._data_dir is not None:
-            shutil.rmtree(self._data_dir, ignore_errors=True)
-            self._data_dir = None
+        if self._data is not None:
+            self._data.close()
 
     async def __aenter__(self) -> NodeAgent:
         await self.start()
@@ -172,7 +229,7 @@ class NodeAgent:
         return ProcessLauncher()
 
     def _wake(self) -> None:
-        self._bus.bell.set()
+        self._woken.set()
 
     def _lease_fields(self) -> dict[str, str | int | float]:
         return {
@@ -183,81 +240,111 @@ class NodeAgent:
             "cpus": os.cpu_count() or 1,
             "memory": psutil.virtual_memory().total,
             "slots": self._slots,
-            "applied": self._applied,
             "version": _version(),
             "python": platform.python_version(),
         }
 
-    async def _joined(self, incarnation: int) -> None:
-        self._runner.joined(incarnation)
+    # ---- reconciling ------------------------------------------------------------------------------------------------
+
+    def _saw(self, sight: Sight) -> None:
+        self._take_in(sight)
         self._wake()
 
-    async def _lost(self, reason: str) -> None:
-        self._synchronised, self._problem = False, reason
-        self._journal.say("node.fenced", f"node {self._name} stopped its executors: {reason}", level="error")
-        await self._runner.fence()
+    def _take_in(self, sight: Sight) -> None:
+        self._view = view_of(sight, self._preparation.describe)
+        if self._view.lineage or not self._known_view.lineage:
+            self._known_view = self._view
 
-    # ---- reconciling ------------------------------------------------------------------------------------------------
+    def _stands(self, trusted: bool, problem: str) -> None:
+        if trusted:
+            self._runner.joined(self._participation.incarnation)
+        self._wake()
 
     async def _reconcile(self) -> None:
         while True:
-            again = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.poll):
+                    await self._woken.wait()
+            self._woken.clear()
             try:
-                again = await self._step()
+                await self._step()
             except BusDown as error:
                 self._problem = error.message
             except PenstockError as error:
                 self._problem = error.message
-                self._journal.say("node.problem", error.message, level="error")
-            if not again:
-                await self._bus.wait(self._settings.poll)
+                self._events.say("node.problem", error.message, level="error")
 
-    async def _step(self) -> bool:
-        """Look, decide, converge, report; whether there is a reason to look again at once."""
-        view = await self._look()
-        if not self._membership.member:
-            return False
-        changed = False
+    async def _step(self) -> None:
+        """Decide, converge, report."""
+        view, changed = self._view, False
+        if not self._participation.trusted:
+            return
         if term := self._election.term:
-            changed = await self._steward.act(view, term)
-        self._runner.apply(view.models)
+            may_judge = self._participation.may_judge()
+            changed = await self._steward.act(view, term, may_judge)
+            if may_judge:
+                await self._forget_dead()
+        self._runner.apply(view.lineage, view.models)
         told = await self._runner.flush()
-        await self._journal.flush()
+        await self._events.flush()
         if told or changed:
-            await self._bus.ring()
-            return True
-        self._applied = int(view.rev)
-        self._synchronised, self._problem = True, ""
-        return False
+            await self._bus.ring()  # this node hears it as well
+        self._problem = ""
 
-    async def _look(self) -> View:
-        async with self._looking:
-            self._view = await look(self._bus, self._view)
-            return self._view
+    async def _forget_dead(self) -> None:
+        """Strike off members, and nodes that the catalogue still waits for, whose lease has run out."""
+        sight = self._participation.sight
+        if not sight.store.lineage:
+            return
+        store = sight.store
+        for node in sorted(store.members.keys() | store.expected):
+            if store.live(node, sight.now) is None:
+                await self._store.forget(node, store.members.get(node, 0))
+                with contextlib.suppress(BusDown):
+                    await self._bus.command("DEL", self._bus.key("metrics", node))
+
+    async def _tidy(self) -> None:
+        """Keep the catalogue in Redis small, and the disk."""
+        revision = -1
+        while True:
+            await asyncio.sleep(min(_TIDY_EVERY, 5 * self._settings.poll))
+            sight = self._participation.sight
+            if not sight.store.lineage or not self._participation.ready:
+                continue
+            with contextlib.suppress(BusDown):
+                if self._election.term:
+                    await self._store.archive()
+            if sight.store.rev != revision or self._library.staged():
+                try:
+                    await self._preparation.tidy(sight.store)
+                    await self._preparation.complete(sight.store)
+                    revision = sight.store.rev
+                except PenstockError as error:
+                    text = f"the library could not be tidied: {error.message}"
+                    self._events.say("node.problem", text, level="warning")
 
     async def _publish(self) -> None:
-        """Publish this node's metrics and read those of the others, each second."""
+        """Publish this node's metrics and read those of the others, each second; keep workers warm and logs short."""
         while True:
             workers = self._runner.workers
-            workers.refill()
+            if self._participation.trusted:
+                workers.refill()
             workers.trim_logs()
             own = self._metering.report(self._process.memory_info().rss, len(workers.pids()))
             with contextlib.suppress(ClusterError):
-                body = msgspec.json.encode(own)
-                await self._bus.command("SET", self._bus.key("metrics", self._name), body, "PX", round(EXPIRY * 1000))
-                await self._gather(own)
+                self._metrics = await exchange_metrics(self._bus, own, sorted(self._view.members))
+                self._held.learn(self._metrics.values(), self._view.models)
             await asyncio.sleep(min(1.0, self._settings.poll))
 
-    async def _gather(self, own: NodeMetrics) -> None:
-        names = sorted(self._view.members)
-        found = {self._name: own}
-        if names:
-            texts = await self._bus.command("MGET", *(self._bus.key("metrics", name) for name in names))
-            for name, text in zip(names, texts, strict=True):
-                if text is not None and name != self._name:
-                    found[name] = msgspec.json.decode(text, type=NodeMetrics)
-        self._metrics = found
-        self._held.learn(found.values(), self._view.models)
+    # ---- what other nodes ask ---------------------------------------------------------------------------------------
+
+    async def piece(self, digest: str, offset: int, size: int) -> tuple[bytes, int] | None:
+        """See `Neighbourly`."""
+        return await self._library.read(digest, offset, size)
+
+    def promise(self) -> bool:
+        """See `Neighbourly`."""
+        return self._participation.promise()
 
     # ---- about this node --------------------------------------------------------------------------------------------
 
@@ -268,32 +355,34 @@ class NodeAgent:
 
     async def ready(self) -> list[str]:
         """See `NodeService`."""
-        problems = []
-        if not self._membership.member:
-            problems.append(self._membership.problem)
-        if not self._synchronised:
-            problems.append(self._problem or "it has not seen the catalogue yet")
-        return list(dict.fromkeys(problems))
+        if not self._running:
+            return [self._problem]
+        if self._participation.ready:
+            return []
+        return [self._participation.problem or self._problem or "it is synchronising with the catalogue"]
 
     async def health(self) -> Health:
         """See `NodeService`."""
         return Health(
             node=self._name,
-            incarnation=self._membership.incarnation,
-            leader=bool(self._election.term),
+            incarnation=self._participation.incarnation if self._running else 0,
+            leader=bool(self._running and self._election.term),
             problems=await self.ready(),
         )
 
     # ---- views ------------------------------------------------------------------------------------------------------
 
     async def _fresh(self) -> View:
-        """The present view; the latest one while Redis is away. Raises `Unavailable` when there has been none."""
+        """The present view; the latest one while Redis is away, or has lost its memory. Raises `Unavailable` when there
+        has been none."""
+        if not self._running:
+            raise Unavailable(self._problem)
         try:
-            return await self._look()
+            self._take_in(await self._store.look())
         except BusDown:
-            if self._view is EMPTY:
+            if self._known_view is EMPTY:
                 raise
-            return self._view
+        return self._known_view
 
     async def nodes(self) -> list[NodeView]:
         """See `NodeService`."""
@@ -304,15 +393,17 @@ class NodeAgent:
         return self._models(await self._fresh())
 
     def _models(self, view: View) -> list[ModelView]:
-        return [presentation.model_view(state, self._metrics.values()) for _, state in sorted(view.models.items())]
+        return [self._present(view, name) for name in sorted(view.models) if view.models[name].entry.digest]
+
+    def _present(self, view: View, name: str) -> ModelView:
+        state = view.models.get(name)
+        if state is None or not state.entry.digest:
+            raise NotFound(f"there is no model {name!r}", remedy="penstock model list shows those that there are")
+        return presentation.model_view(state, self._metrics.values(), self._preparation.manifest(state.entry.digest))
 
     async def model(self, name: str) -> ModelView:
         """See `NodeService`."""
-        name = full_name(name)
-        view = await self._fresh()
-        if name not in view.models:
-            raise NotFound(f"there is no model {name!r}", remedy="penstock model list shows those that there are")
-        return presentation.model_view(view.models[name], self._metrics.values())
+        return self._present(await self._fresh(), full_name(name))
 
     async def placement(self, model: str) -> PlacementView:
         """See `NodeService`."""
@@ -333,84 +424,123 @@ class NodeAgent:
 
     async def log(self, model: str | None = None, limit: int = 100, after: str | None = None) -> list[LogEntry]:
         """See `NodeService`."""
-        return await self._journal.read(None if model is None else full_name(model), limit, after)
+        return await self._events.read(None if model is None else full_name(model), limit, after)
 
     def follow(self, model: str | None = None, after: str | None = None) -> AsyncIterator[LogEntry]:
         """See `NodeService`."""
-        return self._journal.follow(None if model is None else full_name(model), after)
+        return self._events.follow(None if model is None else full_name(model), after)
+
+    async def logs(self, model: str, limit: int = 100, after: str | None = None) -> list[LogEntry]:
+        """See `NodeService`."""
+        name = full_name(model)
+        self._present(await self._fresh(), name)
+        return await self._events.read(name, limit, after, SAID)
+
+    def follow_logs(self, model: str, after: str | None = None) -> AsyncIterator[LogEntry]:
+        """See `NodeService`."""
+        return self._events.follow(full_name(model), after, SAID)
 
     # ---- operations -------------------------------------------------------------------------------------------------
 
-    async def _entry(self, name: str) -> ModelEntry:
-        view = await self._look()
-        if name not in view.models:
-            raise NotFound(f"there is no model {name!r}", remedy="penstock model list shows those that there are")
-        return view.models[name].entry
-
-    async def add_model(self, path: str, name: str | None = None) -> ModelView:
+    async def receive(self, chunks: AsyncIterator[bytes]) -> PackageView:
         """See `NodeService`."""
-        target = present(path)
-        wanted = None if name is None else full_name(name)
-        if wanted is not None and wanted in (await self._look()).models:
-            raise Conflict(f"there is a model {wanted!r} already", remedy="delete it first, or choose another name")
-        topology = await describe(target, {}, self._settings.worker_start)
-        wanted = wanted or f"{DEFAULT_GROUP}/{topology.flow}"
-        full_name(wanted)
-        await self._catalogue.add(wanted, target, topology)
-        return await self.model(wanted)
+        self._check_ready()
+        package = await self._library.receive(chunks, limit=self._limits.file)
+        self._participation.uploaded(package.digest, self._settings.upload_kept)
+        manifest = package.manifest
+        return PackageView(
+            digest=package.digest, size=package.size, name=manifest.name or "", group=manifest.group,
+            version=manifest.version, flow=manifest.flow, requires=list(manifest.requires), recovery=manifest.recovery,
+            schema={name: msgspec.to_builtins(setting) for name, setting in manifest.config.items()},
+        )  # fmt: skip
 
-    async def delete_model(self, name: str) -> None:
+    def _check_ready(self) -> None:
+        """Raises `Unavailable` on a node that is not synchronised: what it knows may be old."""
+        if not self._running or not self._participation.ready:
+            problem = self._participation.problem if self._running else self._problem
+            raise Unavailable(f"node {self._name} is not ready: {problem or 'it is synchronising'}")
+
+    async def _answered(self, outcome: Outcome) -> Outcome:
+        """With the model as it is afterwards."""
+        done = outcome.operation
+        if done is not None and not outcome.pending and done.kind != "delete":
+            with contextlib.suppress(NotFound):
+                outcome.model = await self.model(done.model)
+        return outcome
+
+    async def add_model(
+        self, digest: str, name: str | None = None, config: dict[str, Any] | None = None, *, ask: Ask = ASK
+    ) -> Outcome:
         """See `NodeService`."""
-        await self._catalogue.delete(await self._entry(full_name(name)))
+        self._check_ready()
+        return await self._answered(await self._operations.add(digest, name, config, ask))
 
-    async def online(self, name: str, config: dict[str, Any] | None = None, executors: int | None = None) -> ModelView:
+    async def update_model(
+        self,
+        name: str,
+        digest: str | None = None,
+        config: dict[str, Any] | None = None,
+        *,
+        live: bool = False,
+        ask: Ask = ASK,
+    ) -> Outcome:
         """See `NodeService`."""
-        name = full_name(name)
-        entry = await self._entry(name)
-        if entry.desired == "online" and not entry.error:
-            raise Conflict(f"{name!r} is online already", remedy="take it offline first")
-        # The file may have changed since it was added, and the configuration may shape the flow.
-        topology = await describe(entry.path, config or {}, self._settings.worker_start)
-        generation = await self._catalogue.online(entry, topology, config or {}, executors)
-        deadline = self._settings.worker_start + self._settings.request
-        state = await self._until(name, {"online", "finished", "failed"}, generation, deadline)
-        view = await self.model(name)
-        if state == "failed":
-            raise ClusterError(
-                f"{name!r} cannot run: {view.error}",
-                remedy="correct it and bring it online again; keyed state starts empty",
-            )
-        nodes = ", ".join(sorted({executor.node for executor in view.executors}))
-        text = f"model {name} is {state}: {len(view.executors)} executors on {nodes}"
-        self._journal.say("model.running", text, model=name)
-        self._wake()
-        return view
+        self._check_ready()
+        return await self._answered(await self._operations.update(name, digest, config, live, ask))
 
-    async def offline(self, name: str) -> ModelView:
+    async def rollback(self, name: str, to: int | None = None, *, ask: Ask = ASK) -> Outcome:
         """See `NodeService`."""
-        name = full_name(name)
-        generation = await self._catalogue.offline(await self._entry(name))
-        await self._until(name, {"offline"}, generation, self._settings.request)
-        return await self.model(name)
+        self._check_ready()
+        return await self._answered(await self._operations.rollback(name, to, ask))
 
-    async def _until(self, name: str, wanted: set[str], generation: int, seconds: float) -> str:
-        """Wait until the model's status is one of `wanted`. Raises `Unavailable` at the deadline."""
-        state = "unknown"
-        try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    with contextlib.suppress(BusDown):
-                        view = await self._look()
-                        if name not in view.models or view.models[name].entry.generation != generation:
-                            raise Conflict(f"{name!r} was changed by somebody else meanwhile")
-                        if (state := status(view.models[name])) in wanted:
-                            return state
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise Unavailable(
-                f"{name!r} is {state} after {seconds:g} s, not yet {' or '.join(sorted(wanted))}",
-                remedy="it goes on in the background: look at its status and at the events",
-            ) from None
+    async def delete_model(self, name: str, *, ask: Ask = ASK) -> Outcome:
+        """See `NodeService`."""
+        self._check_ready()
+        return await self._answered(await self._operations.delete(name, ask))
+
+    async def online(
+        self,
+        name: str,
+        config: dict[str, Any] | None = None,
+        executors: int | None = None,
+        recovery: str | None = None,
+        *,
+        ask: Ask = ASK,
+    ) -> Outcome:
+        """See `NodeService`."""
+        self._check_ready()
+        outcome = await self._answered(await self._operations.online(name, config, executors, recovery, ask))
+        if (model := outcome.model) is not None:
+            nodes = ", ".join(sorted({executor.node for executor in model.executors}))
+            text = f"model {model.name} is {model.status}: {len(model.executors)} executors on {nodes}"
+            self._events.say("model.running", text, model=model.name)
+            self._wake()
+        return outcome
+
+    async def offline(self, name: str, *, ask: Ask = ASK) -> Outcome:
+        """See `NodeService`."""
+        self._check_ready()
+        return await self._answered(await self._operations.offline(name, ask))
+
+    async def versions(self, name: str) -> list[VersionView]:
+        """See `NodeService`."""
+        await self._fresh()
+        return self._operations.versions(name)
+
+    async def operations(self) -> list[OperationView]:
+        """See `NodeService`."""
+        await self._fresh()
+        return self._operations.list()
+
+    async def operation(self, id: str) -> OperationView:
+        """See `NodeService`."""
+        await self._fresh()
+        return await self._operations.show(id)
+
+    async def cancel_operation(self, id: str, user: str = "") -> OperationView:
+        """See `NodeService`."""
+        await self._fresh()
+        return await self._operations.cancel(id, user)
 
     # ---- data -------------------------------------------------------------------------------------------------------
 
@@ -435,10 +565,10 @@ class NodeAgent:
     async def _known(self, model: str) -> View:
         """The view in memory; a fresh one when it does not show the model running."""
         name = full_name(model)
-        state = self._view.models.get(name)
+        state = self._known_view.models.get(name)
         if state is None or state.plan is None or state.entry.desired != "online":
             return await self._fresh()
-        return self._view
+        return self._known_view
 
     async def internal(self, token: str, body: bytes) -> bytes:
         """See `NodeService`."""

@@ -19,6 +19,9 @@ from typing import TypeAlias
 from penstock.cluster.plan import Assigned, ModelState, Plan, reachable
 from penstock.worker.messages import Epoch
 
+Pool: TypeAlias = tuple[str, str]
+"""(group, environment): models of one pool share worker processes."""
+
 
 class Phase(Enum):
     """How far a model is in one worker."""
@@ -103,8 +106,10 @@ class Here:
     node: str
     incarnation: int
     hosts: Sequence[Host]
-    groups: Mapping[int, str]
-    """Running workers -> the group whose models they hold."""
+    pools: Mapping[int, Pool]
+    """Running workers -> the pool that they belong to."""
+    homes: Mapping[str, Pool]
+    """Models -> the pool whose workers may hold them."""
     attempted: Collection[tuple[str, str, Epoch]] = ()
     """(model, executor, epoch) that were loaded here before."""
 
@@ -167,10 +172,10 @@ def _loads(here: Here, plan: Plan, missing: Mapping[str, Assigned], taken: set[i
         epoch = missing[executor].epoch
         if (plan.model, executor, epoch) not in here.attempted:
             by_epoch.setdefault(epoch, []).append(executor)
-    group = plan.model.partition("/")[0]
+    home = here.homes[plan.model]
     busy = {host.worker for host in here.hosts if host.model == plan.model}
     busy |= {host.worker for host in here.hosts if host.phase is Phase.STOPPING}
-    free = sorted(w for w, of in here.groups.items() if of == group and w not in busy and w not in taken)
+    free = sorted(w for w, of in here.pools.items() if of == home and w not in busy and w not in taken)
     loads = []
     for epoch in sorted(by_epoch):
         worker = free.pop(0) if free else None

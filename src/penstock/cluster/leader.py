@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from penstock.clock import Clock
 from penstock.cluster.bus import Bus, BusDown
-from penstock.cluster.membership import RENEWALS, TRUSTED, Membership
+from penstock.cluster.transaction.participant import RENEWALS, TRUSTED
 
 
 @dataclass
@@ -49,6 +50,18 @@ class Leadership:
     def claimed(self) -> int:
         """The term to renew: also a lease no longer trusted may be renewed, as long as Redis still has it."""
         return self._mine
+
+
+class Membership(Protocol):
+    """What an election has to know of this node."""
+
+    @property
+    def member(self) -> bool:
+        """Whether it is a member whose lease is trusted."""
+        ...
+
+    @property
+    def incarnation(self) -> int: ...
 
 
 class Election:

@@ -22,9 +22,9 @@ from typing import Any
 import msgspec
 import psutil
 
-from penstock.cluster.description import describe
 from penstock.cluster.launcher.process import ProcessLauncher, ProcessWorker
 from penstock.cluster.launcher.protocol import WorkerSpec
+from penstock.cluster.trial import describe
 from penstock.errors import CheckpointError, PenstockError, UsageError, WorkerError
 from penstock.exchange.checkpoint import CheckpointCoordinator
 from penstock.flow.graph import Topology
@@ -295,7 +295,8 @@ class _Run:
     async def _serve(self, timeout: float) -> None:
         """Take messages until there is none for the moment, but wait at most `timeout` seconds for the first."""
         try:
-            slot, message = await asyncio.wait_for(self.inbox.get(), timeout)
+            async with asyncio.timeout(timeout):
+                slot, message = await self.inbox.get()
         except TimeoutError:
             return
         await self._take(slot, message)
@@ -387,9 +388,9 @@ class _Run:
         waiting = set(range(len(self.workers)))
         deadline = time.monotonic() + _STEP_TIMEOUT
         while waiting:
-            left = deadline - time.monotonic()
             try:
-                slot, message = await asyncio.wait_for(self.inbox.get(), max(0.0, left))
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    slot, message = await self.inbox.get()
             except TimeoutError:
                 raise WorkerError(f"workers {sorted(waiting)} did not answer {kind.__name__} in time") from None
             if isinstance(message, kind):

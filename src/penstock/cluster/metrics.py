@@ -7,12 +7,13 @@ part in one key that expires by itself, so every node can show the whole cluster
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from penstock.clock import Clock
+from penstock.cluster.bus import Bus
 from penstock.cluster.plan import ModelState
 from penstock.cluster.service import ChannelView, ExecutorView
 from penstock.worker.messages import ChannelMetrics, ExecutorMetrics, Metrics
@@ -207,3 +208,16 @@ def _channel(key: tuple[int, str, str], metrics: ChannelMetrics, rates: tuple[fl
         queue_bytes=metrics.queue_bytes,
         lost=metrics.lost,
     )
+
+
+async def exchange_metrics(bus: Bus, own: NodeMetrics, members: Sequence[str]) -> dict[str, NodeMetrics]:
+    """Publish a node's part, and read the parts of the members. Raises `BusDown`."""
+    body = msgspec.json.encode(own)
+    await bus.command("SET", bus.key("metrics", own.node), body, "PX", round(EXPIRY * 1000))
+    found = {own.node: own}
+    if members:
+        texts = await bus.command("MGET", *(bus.key("metrics", name) for name in members))
+        for name, text in zip(members, texts, strict=True):
+            if text is not None and name != own.node:
+                found[name] = msgspec.json.decode(text, type=NodeMetrics)
+    return found

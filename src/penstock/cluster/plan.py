@@ -20,28 +20,41 @@ GONE = frozenset({"lost", "failed"})
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A model in the catalogue: what its owner asked for."""
+    """A model as the catalogue has it, with what this node knows of its package."""
 
     name: str
-    path: str
     desired: str
-    number: int
-    """Unique among the models of the cluster: frames between workers carry it."""
+    """`online` or `offline`."""
     generation: int
-    """Grows with every change; every change names the generation that it is based on."""
+    """The catalogue revision that made it what it is; every change names the generation that it is based on."""
+    digest: str
+    """sha256 of its package."""
+    version: str = ""
     config: dict[str, Any] = {}
     executors: int | None = None
-    topology: Topology
+    recovery: str = "none"
+    topology: Topology | None = None
+    """`None`: this node does not have the package yet."""
+    lock: str = ""
+    """The operation that is changing it."""
+    user: str = ""
     changed: float = 0.0
     error: str = ""
-    """Set by the leader when the model cannot run; cleared by the next online."""
+    """Set by the leader when the model cannot run; gone with the next online."""
     counter: int = 0
     """The highest plan revision that there has been."""
 
     @property
     def group(self) -> str:
-        """Models of one group share worker processes."""
+        """Models of one group and environment share worker processes."""
         return self.name.partition("/")[0]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The leader's word that a model cannot run."""
+
+    generation: int
+    error: str
 
 
 class Assigned(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,11 +71,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     number: int
+    """Unique among the models that have a plan: frames between workers carry it."""
     generation: int
     """Of the catalogue's entry that this plan serves."""
     revision: int
     """Grows with every plan of the model."""
-    target: str
+    digest: str
+    """Of the package; every node has it in its library."""
     config: dict[str, Any]
     counts: dict[int, int]
     executors: dict[str, Assigned]

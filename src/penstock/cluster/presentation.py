@@ -11,6 +11,7 @@ from penstock.cluster.metrics import NodeMetrics
 from penstock.cluster.plan import ModelState, status
 from penstock.cluster.service import ChannelView, ExecutorView, ModelView, NodeView, PlacementView
 from penstock.cluster.view import Member, View
+from penstock.model.manifest import Manifest
 
 
 def node_views(view: View, metrics: Mapping[str, NodeMetrics]) -> list[NodeView]:
@@ -45,6 +46,7 @@ def executor_views(state: ModelState, measured: Mapping[str, ExecutorView]) -> l
     """The executors of the plan, with their measurements."""
     if state.plan is None:
         return []
+    topology = state.entry.topology
     result = []
     for name, assigned in sorted(state.plan.executors.items(), key=lambda item: _order(item[0])):
         report = state.run.get(name)
@@ -53,7 +55,7 @@ def executor_views(state: ModelState, measured: Mapping[str, ExecutorView]) -> l
         result.append(
             msgspec.structs.replace(
                 base,
-                steps=state.entry.topology.stages[_order(name)[0]].steps,
+                steps=() if topology is None else topology.stages[_order(name)[0]].steps,
                 node=assigned.node,
                 pid=report.pid if report is not None and current else 0,
                 epoch=f"{assigned.epoch.term}.{assigned.epoch.counter}",
@@ -73,13 +75,14 @@ def _order(name: str) -> tuple[int, int]:
     return int(stage), int(index)
 
 
-def model_view(state: ModelState, metrics: Iterable[NodeMetrics]) -> ModelView:
-    """One model with what is known of it."""
+def model_view(state: ModelState, metrics: Iterable[NodeMetrics], manifest: Manifest | None = None) -> ModelView:
+    """One model with what is known of it. `manifest`: of its package, if this node has it."""
     entry, plan, topology = state.entry, state.plan, state.entry.topology
     parts = list(metrics)
     executors = executor_views(state, {e.id: e for part in parts for e in part.executors.get(entry.name, ())})
-    sources = [e for e in executors if topology.stages[_order(e.id)[0]].has_source]
-    feeding = {edge.source_stage for edge in topology.edges}
+    stages, edges = ((), ()) if topology is None else (topology.stages, topology.edges)
+    sources = [e for e in executors if topology is None or stages[_order(e.id)[0]].has_source]
+    feeding = {edge.source_stage for edge in edges}
     last = [e for e in executors if _order(e.id)[0] not in feeding]
     counters: Counter[str] = Counter()
     for executor in executors:
@@ -87,12 +90,18 @@ def model_view(state: ModelState, metrics: Iterable[NodeMetrics]) -> ModelView:
     latencies = [e.latency for e in executors if e.latency]
     return ModelView(
         name=entry.name,
-        path=entry.path,
+        version=entry.version,
+        digest=entry.digest,
         desired=entry.desired,
         status=status(state),
         generation=entry.generation,
         config=entry.config,
         executors_per_stage=entry.executors,
+        recovery=entry.recovery,
+        schema={} if manifest is None else {name: msgspec.to_builtins(s) for name, s in manifest.config.items()},
+        requires=[] if manifest is None else list(manifest.requires),
+        operation=entry.lock,
+        user=entry.user,
         topology=topology,
         epoch="" if plan is None else str(plan.revision),
         error=entry.error,

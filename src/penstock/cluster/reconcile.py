@@ -6,7 +6,7 @@ checks its term, and asks again when it next looks. Nothing is remembered betwee
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -70,11 +70,19 @@ Decision: TypeAlias = Nothing | Later | WritePlan | DropPlan | GiveUp | Sweep
 Elsewhere: TypeAlias = Mapping[ExecutorKey, str]
 """The executors of all other models -> their node: they count when the load is spread."""
 
+NUMBERS = 1 << 16
+"""Frames have 16 bits for the number of a model."""
+
 
 def decide(
-    state: ModelState, live: Mapping[str, Lives], term: int, now: float, elsewhere: Elsewhere | None = None
+    state: ModelState,
+    live: Mapping[str, Lives],
+    term: int,
+    now: float,
+    elsewhere: Elsewhere | None = None,
+    taken: Collection[int] = (),
 ) -> Decision:
-    """What the leader of `term` does about one model at `now` (Redis seconds)."""
+    """What the leader of `term` does about one model at `now` (Redis seconds). `taken`: numbers of other models."""
     entry, plan = state.entry, state.plan
     if entry.desired == "offline" or entry.error:
         return DropPlan() if plan is not None else _sweep(state, live)
@@ -85,7 +93,7 @@ def decide(
             return DropPlan()
         if any(_lives(report.node, report.incarnation, live) for report in state.run.values()):
             return Nothing()  # what is left of an earlier plan is being stopped
-        return _first_plan(entry, live, term, elsewhere or {})
+        return _first_plan(entry, live, term, elsewhere or {}, taken)
     return _repair(state, plan, live, term, now, elsewhere or {})
 
 
@@ -98,7 +106,13 @@ def _sweep(state: ModelState, live: Mapping[str, Lives]) -> Decision:
     return Sweep(stale) if stale else Nothing()
 
 
-def _first_plan(entry: ModelEntry, live: Mapping[str, Lives], term: int, elsewhere: Elsewhere) -> Decision:
+def _first_plan(
+    entry: ModelEntry, live: Mapping[str, Lives], term: int, elsewhere: Elsewhere, taken: Collection[int]
+) -> Decision:
+    if entry.topology is None:
+        return Nothing()  # this node is about to get the package
+    if len(taken) >= NUMBERS:
+        return GiveUp(f"{len(taken):,} models are online: there is no number left for another one")
     try:
         counts = stage_counts(entry.topology, entry.executors)
     except UsageError as error:
@@ -112,10 +126,15 @@ def _first_plan(entry: ModelEntry, live: Mapping[str, Lives], term: int, elsewhe
     }
     return WritePlan(
         Plan(
-            model=entry.name, number=entry.number, generation=entry.generation, revision=revision,
-            target=entry.path, config=entry.config, counts=counts, executors=assigned, strategy=DEFAULT,
+            model=entry.name, number=_number(entry.generation, taken), generation=entry.generation, revision=revision,
+            digest=entry.digest, config=entry.config, counts=counts, executors=assigned, strategy=DEFAULT,
         )
     )  # fmt: skip
+
+
+def _number(generation: int, taken: Collection[int]) -> int:
+    """A free one. Generations grow, so a number comes back late."""
+    return next(n % NUMBERS for n in range(generation, generation + NUMBERS) if n % NUMBERS not in taken)
 
 
 def _place(

@@ -6,7 +6,7 @@ A key leads to its executor by the same hash as the records did, the plan leads 
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import msgspec
@@ -18,6 +18,7 @@ from penstock.cluster.service import Conflict, Found, NoRoom, NotFound, Page, Pu
 from penstock.cluster.view import View
 from penstock.errors import ExchangeError, FlowError, UsageError
 from penstock.exchange.keys import key_group, owner
+from penstock.flow.graph import Topology
 from penstock.worker.messages import Listing, Lookup, Push
 
 PATH = "/internal/call"
@@ -66,6 +67,22 @@ class AskResults(Question, tag="results"):
     limit: int
 
 
+class AskPackage(msgspec.Struct, tag_field="q", tag="package"):
+    """A piece of a package of the library."""
+
+    digest: str
+    offset: int
+    size: int
+    timeout: float
+
+
+class AskPromise(msgspec.Struct, tag_field="q", tag="promise"):
+    """Redis cannot be reached: do you promise to take nobody for lost for one lease?"""
+
+    node: str
+    timeout: float
+
+
 class Answer(msgspec.Struct):
     """`ok`: `value` is the answer. Otherwise `problem` says why; `later`: it can be tried again."""
 
@@ -75,16 +92,36 @@ class Answer(msgspec.Struct):
     later: bool = False
 
 
-AnyQuestion = AskKey | AskKeys | AskPush | AskResults
+AnyQuestion = AskKey | AskKeys | AskPush | AskResults | AskPackage | AskPromise
 _decode_question = msgspec.msgpack.Decoder(AnyQuestion).decode
 _decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+class Neighbourly(Protocol):
+    """What other nodes may ask of this one, besides questions to executors."""
+
+    async def piece(self, digest: str, offset: int, size: int) -> tuple[bytes, int] | None:
+        """A piece of a package and its whole size; `None`: this node does not have it."""
+        ...
+
+    def promise(self) -> bool:
+        """See `Participant.promise`."""
+        ...
 
 
 class Questions:
     """Answers what can be answered here, asks other nodes for the rest."""
 
-    def __init__(self, node: str, bus: Bus, runner: Runner, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        node: str,
+        bus: Bus,
+        runner: Runner,
+        neighbour: Neighbourly,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         self._node, self._bus, self._runner, self._transport = node, bus, runner, transport
+        self._neighbour = neighbour
         self._client: httpx.AsyncClient | None = None
         self._token = ""
 
@@ -129,12 +166,16 @@ class Questions:
                 case AskPush():
                     push = Push(0, question.model, question.source, question.records, question.client, question.seq)
                     return await self._ask_worker(question, question.executor, push)
+                case AskPackage():
+                    return Answer(True, await self._neighbour.piece(question.digest, question.offset, question.size))
+                case AskPromise():
+                    return Answer(True, self._neighbour.promise())
                 case AskResults():
                     return Answer(True, self._runner.results(question.model, question.step, question.limit))
         except Unavailable as error:
             return Answer(False, problem=error.message, later=True)
 
-    async def _ask_worker(self, question: AnyQuestion, executor: str, message: Lookup | Push) -> Answer:
+    async def _ask_worker(self, question: AskKey | AskPush, executor: str, message: Lookup | Push) -> Answer:
         worker = self._runner.worker_of(question.model, executor)
         if worker is None:
             raise Unavailable(f"executor {executor} of {question.model} is not running on {self._node} now")
@@ -166,13 +207,18 @@ class Questions:
         return answer
 
     async def _ask_elsewhere(self, view: View, node: str, question: AnyQuestion) -> Answer:
-        member = view.members.get(node)
-        if member is None or not member.live or self._client is None:
+        member = view.members.get(node) or view.returning.get(node)
+        if member is None or not member.live:
             raise Unavailable(f"node {node} is gone", nodes={node: "its lease ran out"})
-        url = member.lease["address"].rstrip("/") + PATH
+        return await self.ask_at(node, member.lease["address"], question)
+
+    async def ask_at(self, node: str, address: str, question: AnyQuestion) -> Answer:
+        """Ask the node at `address`. Raises `Unavailable` when there is no answer in time."""
+        if self._client is None:
+            raise Unavailable("this node is starting or stopping")
         try:
             response = await self._client.post(
-                url, content=msgspec.msgpack.encode(question), timeout=question.timeout + 1.0
+                address.rstrip("/") + PATH, content=msgspec.msgpack.encode(question), timeout=question.timeout + 1.0
             )
             if response.status_code != 200:
                 raise Unavailable(f"node {node} answered with HTTP {response.status_code}", nodes={node: response.text})
@@ -228,7 +274,7 @@ class Questions:
     ) -> Pushed | NoRoom:
         """See `NodeService.push`."""
         state, plan = _online(view, name)
-        topology = state.entry.topology
+        topology = _topology(state)
         if source not in topology.sources:
             known = ", ".join(topology.push_sources) or "none"
             raise NotFound(f"{name!r} has no source {source!r}", remedy=f"sources that take pushed records: {known}")
@@ -281,10 +327,17 @@ def _online(view: View, name: str) -> tuple[ModelState, Plan]:
     return state, state.plan
 
 
+def _topology(state: ModelState) -> Topology:
+    """Raises `Unavailable` on a node that has not got the package yet."""
+    if state.entry.topology is None:
+        raise Unavailable(f"this node does not have the package of {state.entry.name!r} yet")
+    return state.entry.topology
+
+
 def _check_step(state: ModelState, step: str) -> None:
     """Raises `NotFound` when the model has no such step."""
     try:
-        state.entry.topology.stage_of(step)
+        _topology(state).stage_of(step)
     except FlowError as error:
         raise NotFound(error.message, remedy=error.remedy) from error
 
@@ -293,7 +346,7 @@ def _keyed(view: View, name: str, step: str) -> tuple[Plan, int]:
     """The plan, and the stage of a keyed step."""
     state, plan = _online(view, name)
     _check_step(state, step)
-    topology = state.entry.topology
+    topology = _topology(state)
     if step not in topology.keyed_steps:
         known = ", ".join(topology.keyed_steps) or "none"
         raise NotFound(f"step {step!r} of {name!r} has no state per key", remedy=f"steps that have: {known}")

@@ -5,6 +5,8 @@ Everything here runs in the event loop without waiting, except `flush`, so no st
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,15 +23,17 @@ from penstock.cluster.converge import (
     Host,
     LoadModel,
     Phase,
+    Pool,
     ReportConnected,
     StartModel,
     StopModel,
     converge,
 )
-from penstock.cluster.journal import Journal
+from penstock.cluster.event_log import SAID, EventLog
 from penstock.cluster.metrics import Metering
-from penstock.cluster.plan import GONE, ModelState, RunEntry, executor_id
+from penstock.cluster.plan import GONE, ModelState, Plan, RunEntry, executor_id
 from penstock.cluster.workers import Workers
+from penstock.model.environment import Environment
 from penstock.settings import RunSettings
 from penstock.worker.messages import (
     Collected,
@@ -48,6 +52,8 @@ from penstock.worker.messages import (
     Stopped,
 )
 
+_LOOK_AGAIN = 0.1
+"""Seconds between two looks at a model that is being stopped."""
 RESULTS_KEPT = 1000
 """Records of a `collect` sink that a node remembers, per step."""
 
@@ -76,20 +82,30 @@ class _Pending:
     lost: int | None = None
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a model's code is on this node."""
+
+    target: str
+    """What `Load.target` says."""
+    environment: Environment
+
+
 class Runner:
-    """The models on this node."""
+    """The models on this node. `place`: where the package of a digest is, `None`: not here."""
 
     def __init__(
         self,
         node: str,
         bus: Bus,
-        journal: Journal,
+        events: EventLog,
         metering: Metering,
         clock: Clock,
         settings: RunSettings,
         wake: Callable[[], None],
+        place: Callable[[str], Place | None],
     ) -> None:
-        self._node, self._bus, self._journal, self._metering = node, bus, journal, metering
+        self._place = place
+        self._node, self._bus, self._events, self._metering = node, bus, events, metering
         self._clock, self._settings, self._wake = clock, settings, wake
         self.workers: Workers
         self.incarnation = 0
@@ -101,6 +117,13 @@ class Runner:
         self._pending: dict[str, _Pending] = {}
         self._told_lost: dict[str, int] = {}
         self._models: Mapping[str, ModelState] = {}
+        self._allowed: dict[str, int] = {}
+        """model -> the generation whose plan may be carried out here."""
+        self._lineage: tuple[str, ...] = ()
+        self._restore: dict[str, Plan] = {}
+        """Plans that Redis has lost and that run here."""
+        self._removed = asyncio.Event()
+        """Some model is gone from some worker."""
         self._results: dict[tuple[str, str], deque[Any]] = {}
 
     # ---- for others -------------------------------------------------------------------------------------------------
@@ -121,15 +144,15 @@ class Runner:
         found = [r for (name, s), kept in self._results.items() if name == model and step in (None, s) for r in kept]
         return found[-limit:] if limit > 0 else []
 
-    # ---- membership -------------------------------------------------------------------------------------------------
+    # ---- membership and the catalogue -------------------------------------------------------------------------------
 
     def joined(self, incarnation: int) -> None:
-        """This node is a member."""
+        """This node has a lease."""
         self.incarnation = incarnation
         self.workers.refill()
 
     async def fence(self, grace: float = 0.0) -> None:
-        """This node is no member: nothing may run any more."""
+        """This node has no lease: nothing may run any more."""
         self.incarnation = 0
         for worker, model in list(self._hosts):
             self._metering.unloaded(worker, model)
@@ -138,21 +161,49 @@ class Runner:
         self._attempted.clear()
         self._pending.clear()
         self._told_lost.clear()
+        self._allowed.clear()
+        self._restore.clear()
+        self._removed.set()
         await self.workers.stop_all(grace)
+
+    def allow(self, model: str, generation: int) -> None:
+        """The catalogue says that the model is online: plans for this generation may be carried out."""
+        self._allowed[model] = generation
+        self._wake()
+
+    async def withdraw(self, model: str) -> None:
+        """The catalogue says that the model is not online: stop what runs of it here, and wait until it is gone."""
+        self._allowed.pop(model, None)
+        self._restore.pop(model, None)
+        while hosts := [hosted for hosted in self._hosts.values() if hosted.model == model]:
+            for hosted in hosts:
+                if hosted.phase is not Phase.STOPPING:
+                    self._stop(hosted)
+            self._expire()
+            self._removed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN):
+                    await self._removed.wait()
 
     # ---- desired against observed -----------------------------------------------------------------------------------
 
-    def apply(self, models: Mapping[str, ModelState]) -> None:
-        """Do what has to be done now."""
-        if not self.incarnation:
+    def apply(self, lineage: tuple[str, ...], seen: Mapping[str, ModelState]) -> None:
+        """Do what has to be done now. Without a lineage Redis knows nothing: what runs goes on as it is."""
+        if not self.incarnation or not lineage:
             return
+        if lineage != self._lineage:
+            self._lineage = lineage
+            self._tell_again()
+        models = {name: self._permitted(state) for name, state in seen.items()}
         self._models = models
         self._expire()
+        places = {name: self._place(state.plan.digest) for name, state in models.items() if state.plan is not None}
         here = Here(
             self._node,
             self.incarnation,
             [hosted.host() for hosted in self._hosts.values()],
             self.workers.groups(),
+            {name: _pool(name, place) for name, place in places.items() if place is not None},
             self._attempted,
         )
         for action in converge(here, models):
@@ -172,11 +223,36 @@ class Runner:
                         self._say(action.model, executor, None)
         self._tidy(models)
 
+    def _permitted(self, state: ModelState) -> ModelState:
+        """What counts here: no plan that the catalogue does not allow; the present plan although Redis has lost it."""
+        name, plan = state.entry.name, state.plan
+        allowed = self._allowed.get(name)
+        if plan is not None:
+            self._restore.pop(name, None)
+            permitted = plan.generation == allowed and self._place(plan.digest) is not None
+            return state if permitted else msgspec.structs.replace(state, plan=None)
+        known = self._models.get(name)
+        running = known.plan if known is not None else None
+        if running is None or state.entry.error or not running.generation == allowed == state.entry.generation:
+            return state
+        if not any(hosted.model == name for hosted in self._hosts.values()):
+            return state
+        self._restore[name] = running
+        return msgspec.structs.replace(state, plan=running)
+
+    def _tell_again(self) -> None:
+        """Redis has lost what it was told."""
+        self._told_lost.clear()
+        for (model, executor), entry in self._entries.items():
+            self._pending_of(model).executors.setdefault(executor, entry)
+
     def _load(self, action: LoadModel) -> None:
         plan = self._models[action.model].plan
         assert plan is not None
+        place = self._place(plan.digest)
+        assert place is not None
         group = action.model.partition("/")[0]
-        worker = action.worker if action.worker is not None else self.workers.acquire(group)
+        worker = action.worker if action.worker is not None else self.workers.acquire(group, place.environment)
         hosted = _Hosted(worker, action.model, action.epoch, frozenset(action.executors), since=self._clock.monotonic())
         self._hosts[worker, action.model] = hosted
         self._attempted |= {(action.model, executor, action.epoch) for executor in action.executors}
@@ -184,7 +260,7 @@ class Runner:
             worker,
             Load(
                 model=action.model,
-                target=plan.target,
+                target=place.target,
                 number=plan.number,
                 epoch=action.epoch,
                 executors=[executor_id(name) for name in action.executors],
@@ -252,7 +328,8 @@ class Runner:
                 self._results.setdefault((model, message.step), deque(maxlen=RESULTS_KEPT)).extend(message.records)
                 return
             case Log():
-                self._journal.say("model.log", message.text, model=model, level=message.level)
+                self._events.say("model.log", message.text, model=model, level=message.level, stream=SAID)
+                return
             case Loaded():
                 self._advance(hosted, Phase.LOADING, Phase.LOADED, "loaded")
             case Running():
@@ -270,7 +347,7 @@ class Runner:
         for hosted in [hosted for hosted in self._hosts.values() if hosted.worker == worker]:
             names = ", ".join(sorted(hosted.executors))
             text = f"{reason}; it ran executors {names} of {hosted.model}"
-            self._journal.say("worker.lost", text, model=hosted.model, level="warning")
+            self._events.say("worker.lost", text, model=hosted.model, level="warning")
             self._remove(hosted, reason)
         self._metering.gone(worker)
         self._wake()
@@ -286,7 +363,7 @@ class Runner:
 
     def _failed(self, hosted: _Hosted, message: Failed) -> None:
         text = message.error if not message.trace else f"{message.error}\n{message.trace}"
-        self._journal.say("model.log", text, model=hosted.model, level="error")
+        self._events.say("model.log", text, model=hosted.model, level="error", stream=SAID)
         if hosted.phase is not Phase.STOPPING:
             loading = hosted.phase is Phase.LOADING
             for executor in hosted.executors:
@@ -296,6 +373,7 @@ class Runner:
     def _remove(self, hosted: _Hosted, reason: str) -> None:
         """The executors of `hosted` are gone. If the plan still wants them, the leader has to know."""
         del self._hosts[hosted.worker, hosted.model]
+        self._removed.set()
         state = self._models.get(hosted.model)
         plan = state.plan if state is not None else None
         for executor in hosted.executors:
@@ -344,16 +422,31 @@ class Runner:
     async def flush(self) -> bool:
         """Tell Redis; whether there was anything to tell. Raises `BusDown`; nothing is forgotten then."""
         told = False
+        while self._restore and self.incarnation:
+            told = await self._bring_back(*self._restore.popitem()) or told
         while self._pending and self.incarnation:
             model, pending = next(iter(self._pending.items()))
             del self._pending[model]
             try:
-                await self._tell(model, pending)
+                heard = await self._tell(model, pending)
             except BaseException:
                 self._merge(model, pending)
                 raise
+            if not heard:  # not a member (yet): a catalogue that was just rebuilt has none
+                self._merge(model, pending)
+                break
             told = True
         return told
+
+    async def _bring_back(self, model: str, plan: Plan) -> bool:
+        """Put a plan that runs here into Redis again, if nobody else has."""
+        names = ("members", "models", f"plan:{model}", "counters", "rev", "log")
+        code = await self._bus.script(
+            "plan_restore",
+            [self._bus.key(name) for name in names],
+            [self._node, self.incarnation, model, plan.generation, plan.revision, msgspec.json.encode(plan)],
+        )
+        return int(code) > 0
 
     def _merge(self, model: str, older: _Pending) -> None:
         newer = self._pending_of(model)
@@ -361,12 +454,13 @@ class Runner:
         newer.connected = max(older.connected, newer.connected)
         newer.lost = newer.lost if newer.lost is not None else older.lost
 
-    async def _tell(self, model: str, pending: _Pending) -> None:
+    async def _tell(self, model: str, pending: _Pending) -> bool:
+        """Whether Redis has taken it; it does so from members alone."""
         flat: list[str | bytes] = []
         for executor, entry in pending.executors.items():
             flat += [executor, "" if entry is None else msgspec.json.encode(entry)]
         names = ("members", f"run:{model}", f"connected:{model}", f"lost:{model}", f"plan:{model}", "rev")
-        await self._bus.script(
+        code = await self._bus.script(
             "report",
             [self._bus.key(name) for name in names],
             [
@@ -377,3 +471,8 @@ class Runner:
                 *flat,
             ],
         )
+        return bool(int(code))
+
+
+def _pool(model: str, place: Place) -> Pool:
+    return model.partition("/")[0], place.environment.key

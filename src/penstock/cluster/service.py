@@ -7,6 +7,7 @@ ClusterError                 the root of what follows; HTTP 503 unless a subclas
 ├── NotFound                 no such model, source, step, executor -> 404
 ├── Conflict                 it exists already, or its state forbids the operation -> 409
 └── Unavailable              not now, but later (moving, restarting, Redis away) -> 503 + Retry-After
+    └── RolledBack           an operation that not every node could do -> 503 with reasons per node
 
 and `UsageError` (also `FlowError`) for what the caller has to change -> 422.
 """
@@ -44,6 +45,14 @@ class Unavailable(ClusterError):
         super().__init__(message, remedy=remedy)
         self.retry_after = retry_after
         self.nodes = nodes or {}
+
+
+class RolledBack(Unavailable):
+    """An operation on a model was rolled back: no node has it. `nodes` gives their reasons, `operation` its id."""
+
+    def __init__(self, message: str, *, remedy: str | None, nodes: dict[str, str], operation: str) -> None:
+        super().__init__(message, remedy=remedy, nodes=nodes)
+        self.operation = operation
 
 
 class NodeView(msgspec.Struct, kw_only=True):
@@ -135,17 +144,29 @@ class ModelView(msgspec.Struct, kw_only=True):
 
     name: str
     """`group/name`."""
-    path: str
+    version: str = ""
+    """Of its package, as its author wrote it."""
+    digest: str = ""
+    """sha256 of its package."""
     desired: str
     """`online` or `offline`: what was asked for."""
     status: str
     """`offline`, `starting`, `online`, `degraded` (some executors are being restarted), `stopping`, `finished` (a
     bounded flow has ended), `failed`."""
     generation: int
-    """Grows with every change of the model in the catalogue."""
+    """The catalogue revision that made it what it is: grows with every change."""
     config: dict[str, Any] = {}
     executors_per_stage: int | None = None
+    recovery: str = "none"
     topology: Topology | None = None
+    schema: dict[str, Any] = {}
+    """Setting -> what its author says of it (type, default, limits …)."""
+    requires: list[str] = []
+    """What its environment holds besides the library."""
+    operation: str = ""
+    """The operation that is changing it at this moment."""
+    user: str = ""
+    """Who changed it last."""
     epoch: str = ""
     error: str = ""
     """Why it failed, for people."""
@@ -166,6 +187,108 @@ class ModelView(msgspec.Struct, kw_only=True):
     executors: list[ExecutorView] = []
     changed: float = 0.0
     """When the catalogue entry changed last, seconds since 1970 (Redis time)."""
+
+
+class VersionView(msgspec.Struct, kw_only=True):
+    """One version of a model: the present one or an earlier one that `rollback` can bring back."""
+
+    generation: int
+    version: str
+    digest: str
+    config: dict[str, Any] = {}
+    changed: float = 0.0
+    """When it came, seconds since 1970 (Redis time)."""
+    user: str = ""
+    current: bool = False
+
+
+class PackageView(msgspec.Struct, kw_only=True):
+    """A package that a node has received and checked."""
+
+    digest: str
+    size: int
+    name: str
+    """As its manifest says; empty: the flow's own name counts."""
+    group: str
+    version: str
+    flow: str
+    requires: list[str] = []
+    recovery: str = "none"
+    schema: dict[str, Any] = {}
+
+
+class OperationView(msgspec.Struct, kw_only=True):
+    """An operation on a model: on every node or on none."""
+
+    id: str
+    kind: str
+    """`add`, `update`, `delete`, `online`, `offline`."""
+    model: str
+    phase: str
+    """`preparing` (nodes prepare and vote), `committing` (decided), `finished` (in the catalogue), `aborted`."""
+    settled: bool = False
+    """Nothing is awaited any more: every node has it, or none."""
+    reason: str = ""
+    """Why it was rolled back."""
+    nodes: dict[str, str] = {}
+    """node -> `waiting`, `ready` (voted yes), `done`, or why it said no."""
+    revision: int = 0
+    """The catalogue revision that it made."""
+    user: str = ""
+    node: str = ""
+    """The node that was asked."""
+    started: float = 0.0
+    """Seconds since 1970 (Redis time), as `deadline`."""
+    deadline: float = 0.0
+
+
+class ChangePlan(msgspec.Struct, kw_only=True):
+    """What an operation would do, without doing it."""
+
+    kind: str
+    model: str
+    possible: bool
+    reason: str = ""
+    """Why it would be refused."""
+    remedy: str = ""
+    changes: list[str] = []
+    """What would be different, in words: version, configuration, steps, environment."""
+    nodes: dict[str, str] = {}
+    """node -> what it would have to do."""
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """How an operation is asked for."""
+
+    key: str = ""
+    """Idempotency key: a repeat gets the first answer."""
+    user: str = ""
+    """Who asks, for the audit trail."""
+    timeout: float | None = None
+    """Seconds that the nodes have to prepare; default: `ClusterSettings.operation`."""
+    wait: float | None = None
+    """Seconds until the caller is answered with what is known then; default: until the end."""
+    dry_run: bool = False
+
+
+ASK = Ask()
+"""Nothing in particular."""
+
+
+class Outcome(msgspec.Struct, kw_only=True):
+    """What came of an operation. One of them is set."""
+
+    operation: OperationView | None = None
+    """It goes on (202), or it is done."""
+    model: ModelView | None = None
+    """As it is now; `None` after a delete, and while the operation goes on."""
+    plan: ChangePlan | None = None
+    """The answer to `Ask.dry_run`."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether the operation goes on."""
+        return self.plan is None and self.operation is not None and not self.operation.settled
 
 
 class PlacementView(msgspec.Struct, kw_only=True):
@@ -206,6 +329,8 @@ class LogEntry(msgspec.Struct, kw_only=True):
     level: str = "info"
     node: str = ""
     model: str = ""
+    user: str = ""
+    """Who asked for it."""
 
 
 class Pushed(msgspec.Struct):
@@ -272,24 +397,81 @@ class NodeService(Protocol):
         """One model; `name` is `group/name`, or a bare name of the group `default`. Raises `NotFound`."""
         ...
 
-    async def add_model(self, path: str, name: str | None = None) -> ModelView:
-        """Add the flow in a file or directory that is present under `path` on the nodes (optionally `path:object`).
-        It is described in a throw-away process first. `name`: `group/name` or `name`, default the flow's own name.
-        Raises `FlowError`/`UsageError` when it does not build, `Conflict` when the name is taken."""
+    # Operations: on every node or on none. They raise `RolledBack` with the reasons of the nodes, `NotFound` and
+    # `Conflict` when they may not begin, `UsageError` and `FlowError` for what the caller has to change.
+
+    async def receive(self, chunks: AsyncIterator[bytes]) -> PackageView:
+        """Take a package (a wheel as `penstock.model.package.build` makes it) for an operation that follows. It is
+        kept for some minutes. Raises `PackageError` (422) when it is broken, hostile or too large."""
         ...
 
-    async def delete_model(self, name: str) -> None:
-        """Remove it from the catalogue. Raises `NotFound`; `Conflict` while it is online."""
+    async def add_model(
+        self, digest: str, name: str | None = None, config: dict[str, Any] | None = None, *, ask: Ask = ASK
+    ) -> Outcome:
+        """Add the model of a received package. `name`: `group/name` or `name`; default: what the manifest says, else
+        the flow's own name. `config`: what it is configured with until an update or `online` says otherwise. Raises
+        `Conflict` when there is one of that name."""
         ...
 
-    async def online(self, name: str, config: dict[str, Any] | None = None, executors: int | None = None) -> ModelView:
+    async def update_model(
+        self,
+        name: str,
+        digest: str | None = None,
+        config: dict[str, Any] | None = None,
+        *,
+        live: bool = False,
+        ask: Ask = ASK,
+    ) -> Outcome:
+        """Give it another package, another configuration, or both. `live`: while it is online, keeping its state."""
+        ...
+
+    async def rollback(self, name: str, to: int | None = None, *, ask: Ask = ASK) -> Outcome:
+        """Bring back the version of generation `to`, default: the one before the present one."""
+        ...
+
+    async def delete_model(self, name: str, *, ask: Ask = ASK) -> Outcome:
+        """Remove it everywhere. It has to be offline."""
+        ...
+
+    async def online(
+        self,
+        name: str,
+        config: dict[str, Any] | None = None,
+        executors: int | None = None,
+        recovery: str | None = None,
+        *,
+        ask: Ask = ASK,
+    ) -> Outcome:
         """Run it on the cluster with `executors` per stage (default: the flow's). Waits until it runs. Raises
-        `NotFound`, `Conflict` when it is online already, `ClusterError` with the author's error when it cannot be
-        loaded, `Unavailable` when the deadline passes (it then still is desired online)."""
+        `ClusterError` with the author's error when it cannot be loaded (it is then `failed`)."""
         ...
 
-    async def offline(self, name: str) -> ModelView:
-        """Stop it and wait until its executors are gone. Raises `NotFound`, `Conflict` when it is offline."""
+    async def offline(self, name: str, *, ask: Ask = ASK) -> Outcome:
+        """Stop it and wait until its executors are gone."""
+        ...
+
+    async def versions(self, name: str) -> list[VersionView]:
+        """Its versions, the present one first. Raises `NotFound`."""
+        ...
+
+    async def operations(self) -> list[OperationView]:
+        """Operations that go on, and those that ended within the last seconds, the latest first."""
+        ...
+
+    async def operation(self, id: str) -> OperationView:
+        """One operation, also when it ended up to a day ago. Raises `NotFound`."""
+        ...
+
+    async def cancel_operation(self, id: str, user: str = "") -> OperationView:
+        """Roll it back if it is not decided yet. Raises `NotFound`, `Conflict` when it is too late."""
+        ...
+
+    async def logs(self, model: str, limit: int = 100, after: str | None = None) -> list[LogEntry]:
+        """What the model's code printed and logged, and its errors; as `log`. Raises `NotFound`."""
+        ...
+
+    def follow_logs(self, model: str, after: str | None = None) -> AsyncIterator[LogEntry]:
+        """As `follow`, of `logs`."""
         ...
 
     async def push(

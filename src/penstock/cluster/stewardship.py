@@ -1,36 +1,50 @@
-"""What the leader does besides leading: plans for models, members that are gone. Decisions are made in `reconcile`."""
+"""What the leader does besides leading: plans for models. Decisions are made in `reconcile`."""
 
 from __future__ import annotations
 
 import msgspec
 
-from penstock.clock import Clock
 from penstock.cluster.bus import Bus
 from penstock.cluster.metrics import HeldKeys
-from penstock.cluster.plan import GONE, ModelState
+from penstock.cluster.plan import GONE, Failure, ModelState
 from penstock.cluster.reconcile import DropPlan, GiveUp, Later, Nothing, Sweep, WritePlan, decide
-from penstock.cluster.view import Member, View
-
-_FORGET_AFTER_LEASES = 2
-"""A member whose lease ran out is shown as dead for so many leases, then struck off."""
+from penstock.cluster.view import View
 
 
 class Steward:
     """Carries out the leader's decisions by scripts that check its term."""
 
-    def __init__(self, bus: Bus, node: str, clock: Clock, held: HeldKeys) -> None:
-        self._bus, self._node, self._clock, self._held = bus, node, clock, held
-        self._dead_since: dict[tuple[str, int], float] = {}
+    def __init__(self, bus: Bus, node: str, held: HeldKeys) -> None:
+        self._bus, self._node, self._held = bus, node, held
+        self._met: tuple[str, ...] = ()
+        """The lineage that was found when this node could not judge yet."""
+        self._running_before = 0
 
-    async def act(self, view: View, term: int) -> bool:
-        """Decide about everything once; whether something was changed. Raises `BusDown`."""
-        changed = await self._forget_dead(view, term)
-        live = view.live()
+    async def act(self, view: View, term: int, may_judge: bool) -> bool:
+        """Decide about everything once; whether something was changed. Raises `BusDown`.
+
+        `may_judge`: this node has been in touch with Redis for so long that whoever is missing is really gone. Until
+        then nobody is taken for lost, and models that were online before are left to those that run them.
+        """
+        self._patience(view, may_judge)
+        changed = False
+        live = view.live() if may_judge else view.unjudged()
         for name, state in view.models.items():
-            decision = decide(state, live, term, view.now, view.placed(but=name))
+            if not may_judge and state.plan is None and state.entry.generation <= self._running_before:
+                continue
+            if state.plan is not None and state.entry.desired == "online" and view.awaited(state.plan, may_judge):
+                continue
+            decision = decide(state, live, term, view.now, view.placed(but=name), view.numbers(but=name))
             if not isinstance(decision, Nothing | Later):
                 changed = await self._carry_out(name, state, decision, term) or changed
         return changed
+
+    def _patience(self, view: View, may_judge: bool) -> None:
+        """Remember up to which revision models may be running without a plan that Redis knows."""
+        if may_judge:
+            self._met = ()
+        elif self._met != view.lineage:
+            self._met, self._running_before = view.lineage, view.revision
 
     async def _carry_out(
         self, name: str, state: ModelState, decision: WritePlan | DropPlan | GiveUp | Sweep, term: int
@@ -43,7 +57,7 @@ class Steward:
                 kind, text, level = _announcement(name, decision, lost)
                 code = await self._bus.script(
                     "plan_write",
-                    self._keys("leader", f"model:{name}", f"plan:{name}", "rev", "log"),
+                    self._keys("leader", "models", f"plan:{name}", f"failed:{name}", "counters", "rev", "log"),
                     [
                         self._node, term, name, generation, plan.revision, msgspec.json.encode(plan),
                         kind, text, level,
@@ -53,8 +67,9 @@ class Steward:
                 names = ("leader", f"plan:{name}", f"connected:{name}", f"lost:{name}", "rev")
                 code = await self._bus.script("plan_drop", self._keys(*names), [self._node, term])
             case GiveUp(error=error):
-                keys = self._keys("leader", f"model:{name}", "rev", "log")
-                code = await self._bus.script("give_up", keys, [self._node, term, name, generation, error])
+                keys = self._keys("leader", "models", f"failed:{name}", "rev", "log")
+                failure = msgspec.json.encode(Failure(generation, error))
+                code = await self._bus.script("give_up", keys, [self._node, term, name, generation, failure, error])
             case Sweep(executors=executors):
                 keys = self._keys("leader", f"run:{name}", "members", "rev")
                 code = await self._bus.script("sweep", keys, [self._node, term, self._bus.key("node:"), *executors])
@@ -67,22 +82,6 @@ class Steward:
         if report is not None and report.epoch == assigned.epoch and report.state in GONE:
             return report.keys
         return self._held.of(assigned.node, name, executor)
-
-    async def _forget_dead(self, view: View, term: int) -> bool:
-        now = self._clock.monotonic()
-        dead = [m for m in view.members.values() if not m.live]
-        known = {(m.id, m.incarnation) for m in dead}
-        self._dead_since = {key: at for key, at in self._dead_since.items() if key in known}
-        changed = False
-        for member in dead:
-            since = self._dead_since.setdefault((member.id, member.incarnation), now)
-            if now - since >= _FORGET_AFTER_LEASES * self._bus.settings.lease:
-                changed = await self._forget(member, term) or changed
-        return changed
-
-    async def _forget(self, member: Member, term: int) -> bool:
-        keys = self._keys("leader", "members", f"node:{member.id}", "log", f"metrics:{member.id}")
-        return bool(await self._bus.script("forget", keys, [self._node, term, member.id, member.incarnation]) == 1)
 
     def _keys(self, *names: str) -> list[str]:
         return [self._bus.key(name) for name in names]

@@ -1,17 +1,28 @@
-"""What Redis says at one moment, read by one script in one round trip; models only when something has changed."""
+"""What is known of the cluster at one moment: the catalogue and the runtime layer, decoded and put together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from penstock.cluster.bus import Bus
-from penstock.cluster.plan import Lives, ModelEntry, ModelState, Plan, RunEntry
+from penstock.cluster.plan import Failure, Lives, ModelEntry, ModelState, Plan, RunEntry
+from penstock.cluster.store import Runtime, Sight
+from penstock.cluster.transaction.records import Entry, State
 from penstock.flow.graph import Topology
 from penstock.placement.plan import ExecutorKey
+
+Describe: TypeAlias = Callable[[str, str], Topology | None]
+"""(digest, configuration as JSON text) -> what the flow looks like, if this node knows."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model is to run, as `Entry.options` holds it."""
+
+    executors: int | None = None
+    recovery: str = "none"
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,23 +43,33 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """Redis at one moment."""
+    """The cluster at one moment."""
 
-    rev: str
+    lineage: tuple[str, ...]
+    revision: int
+    """Of the catalogue."""
     now: float
     """Redis time, seconds."""
     leader: str
     term: int
     members: dict[str, Member]
     models: dict[str, ModelState]
+    returning: dict[str, Member] = {}
+    """Nodes that were members and are about to be admitted again. After Redis has lost its memory everybody is that:
+    what runs there goes on."""
 
     def live(self) -> dict[str, Lives]:
         """The members that may be given executors."""
-        return {
-            m.id: Lives(incarnation=m.incarnation, slots=max(1, m.number("slots")))
-            for m in self.members.values()
-            if m.live
-        }
+        return {m.id: _lives(m) for m in self.members.values() if m.live}
+
+    def unjudged(self) -> dict[str, Lives]:
+        """The same for somebody who may not judge yet: a member whose lease is missing may be about to renew it."""
+        return {m.id: _lives(m) for m in self.members.values()}
+
+    def awaited(self, plan: Plan, may_judge: bool) -> bool:
+        """Whether the plan has a part for a node that runs it and is not a member again yet."""
+        there = {m.id: m.incarnation for m in self.returning.values() if m.live or not may_judge}
+        return any(there.get(a.node) == a.incarnation for a in plan.executors.values())
 
     def placed(self, but: str = "") -> dict[ExecutorKey, str]:
         """Every planned executor of all models but one -> its node."""
@@ -59,61 +80,92 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             for executor, assigned in state.plan.executors.items()
         }
 
+    def numbers(self, but: str = "") -> set[int]:
+        """The numbers of all planned models but one."""
+        return {state.plan.number for name, state in self.models.items() if state.plan is not None and name != but}
 
-EMPTY = View(rev="", now=0.0, leader="", term=0, members={}, models={})
+
+EMPTY = View(lineage=(), revision=0, now=0.0, leader="", term=0, members={}, models={})
 
 
-async def look(bus: Bus, known: View) -> View:
-    """Read everything that may have changed since `known`. Raises `BusDown`."""
-    answer = await bus.script(
-        "view", [bus.key(k) for k in ("rev", "members", "models", "leader")], [bus.key(""), known.rev]
-    )
-    rev, seconds, micros, leader, members, *models = answer
-    leads = dict(_pairs(leader))
+def view_of(sight: Sight, describe: Describe) -> View:
+    """Decode what was seen. While Redis has no catalogue there are no models in it."""
+    store = sight.store
     return View(
-        rev=rev,
-        now=int(seconds) + int(micros) / 1e6,
-        leader=leads.get("node", ""),
-        term=int(leads.get("term", 0)),
+        lineage=store.lineage,
+        revision=store.rev,
+        now=sight.now / 1000,
+        leader=sight.leader,
+        term=sight.term,
         members={
-            name: Member(id=name, incarnation=int(incarnation), lease=dict(_pairs(lease)))
-            for name, incarnation, lease in members
+            name: Member(id=name, incarnation=incarnation, lease=sight.fields.get(name, {}))
+            for name, incarnation in store.members.items()
         },
-        models={s.entry.name: s for s in map(_state, models[0])} if models and models[0] is not None else known.models,
+        returning={
+            name: Member(id=name, incarnation=store.incarnations.get(name, 0), lease=sight.fields.get(name, {}))
+            for name in store.expected - store.members.keys()
+        },
+        models={
+            name: state_of(entry, sight.runtime.get(name), describe)
+            for name, entry in store.models.items()
+            if entry.generation and (entry.state is not State.DELETED or name in sight.runtime)
+        },
     )
 
 
-def _pairs(flat: list[str]) -> Iterator[tuple[str, str]]:
-    return zip(flat[::2], flat[1::2], strict=True)
-
-
-def _state(parts: list[Any]) -> ModelState:
-    model, plan, run, connected, lost = parts
+def state_of(entry: Entry, runtime: Runtime | None, describe: Describe) -> ModelState:
+    """One model of the catalogue with what is planned and what runs."""
+    known = runtime or Runtime()
+    failure = _failure(known.failed) if known.failed else None
+    options = _options(entry.options)
     return ModelState(
-        entry=_entry(dict(_pairs(model))),
-        plan=msgspec.json.decode(plan, type=Plan) if plan else None,
-        run={name: msgspec.json.decode(text, type=RunEntry) for name, text in _pairs(run)},
-        connected={node: int(revision) for node, revision in _pairs(connected)},
-        lost={node: int(count) for node, count in _pairs(lost)},
+        entry=ModelEntry(
+            name=entry.name,
+            desired="online" if entry.state is State.ONLINE else "offline",
+            generation=entry.generation,
+            digest=entry.digest,
+            version=entry.version,
+            config=decode_config(entry.config),
+            executors=options.executors,
+            recovery=options.recovery,
+            topology=describe(entry.digest, entry.config) if entry.digest else None,
+            lock=entry.lock,
+            user=entry.user,
+            changed=entry.changed / 1000,
+            error=failure.error if failure is not None and failure.generation == entry.generation else "",
+            counter=known.counter,
+        ),
+        plan=_plan(known.plan) if known.plan else None,
+        run={name: _run(text) for name, text in known.run.items()},
+        connected={node: int(revision) for node, revision in known.connected.items()},
+        lost={node: int(count) for node, count in known.lost.items()},
     )
 
 
-def _entry(fields: dict[str, str]) -> ModelEntry:
-    return ModelEntry(
-        name=fields["name"],
-        path=fields["path"],
-        desired=fields["desired"],
-        number=int(fields["number"]),
-        generation=int(fields["generation"]),
-        config=msgspec.json.decode(fields.get("config") or "{}"),
-        executors=int(fields["executors"]) if fields.get("executors") else None,
-        topology=_topology(fields["topology"]),
-        changed=float(fields["changed"]),
-        error=fields.get("error", ""),
-        counter=int(fields["counter"]),
-    )
+def _lives(member: Member) -> Lives:
+    return Lives(incarnation=member.incarnation, slots=max(1, member.number("slots")))
+
+
+def decode_config(text: str) -> dict[str, Any]:
+    """A configuration as the catalogue keeps it."""
+    return msgspec.json.decode(text, type=dict[str, Any])
 
 
 @lru_cache(maxsize=4096)
-def _topology(text: str) -> Topology:
-    return msgspec.json.decode(text, type=Topology)
+def _plan(text: str) -> Plan:
+    return msgspec.json.decode(text, type=Plan)
+
+
+@lru_cache(maxsize=16384)
+def _run(text: str) -> RunEntry:
+    return msgspec.json.decode(text, type=RunEntry)
+
+
+@lru_cache(maxsize=1024)
+def _failure(text: str) -> Failure:
+    return msgspec.json.decode(text, type=Failure)
+
+
+@lru_cache(maxsize=1024)
+def _options(text: str) -> Options:
+    return msgspec.json.decode(text, type=Options)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from penstock.gateway import internal
+from penstock.gateway import internal, packages
 from penstock.gateway.problems import Problem
 from penstock.gateway.settings import GatewaySettings, is_loopback
 
@@ -33,11 +33,14 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        problem = self._stranger(scope["path"], headers) or self._oversized(headers)
+        problem = self._stranger(scope["path"], headers)
+        limited = _Limited(receive, *self._limit(scope["method"], scope["path"]))
+        if problem is None and limited.exceeded_by(headers.get("content-length", "")):
+            problem = limited.problem()
         if problem is not None:
             await problem.response()(scope, receive, send)
             return
-        await self.app(scope, _Limited(receive, self.settings.max_body), send)
+        await self.app(scope, limited, send)
 
     def _stranger(self, path: str, headers: Headers) -> Problem | None:
         if self.expected is None:
@@ -54,9 +57,11 @@ class Guard:
             headers={"www-authenticate": "Bearer"},
         )
 
-    def _oversized(self, headers: Headers) -> Problem | None:
-        length = headers.get("content-length", "")
-        return too_large(self.settings.max_body) if length.isdigit() and int(length) > self.settings.max_body else None
+    def _limit(self, method: str, path: str) -> tuple[int, str]:
+        """Bytes that the body may have, and what to do when it has more."""
+        if packages.carries_package(method, path):
+            return self.settings.max_package, "leave data out of the package, and read it from where it is"
+        return self.settings.max_body, "send it in smaller pieces"
 
 
 def _foreign(headers: Headers) -> Problem | None:
@@ -69,23 +74,27 @@ def _foreign(headers: Headers) -> Problem | None:
     return None
 
 
-def too_large(limit: int) -> Problem:
-    """The problem of a body above the limit."""
-    return Problem(413, f"the body is larger than the limit of {limit} bytes; send it in smaller pieces")
-
-
 class _Limited:
     """A `receive` that counts the body and stops at the limit, whatever Content-Length promised."""
 
-    def __init__(self, receive: Receive, limit: int) -> None:
+    def __init__(self, receive: Receive, limit: int, remedy: str) -> None:
         self.receive = receive
         self.limit = limit
+        self.remedy = remedy
         self.taken = 0
+
+    def exceeded_by(self, length: str) -> bool:
+        """Whether a body of the promised length is too large."""
+        return length.isdigit() and int(length) > self.limit
+
+    def problem(self) -> Problem:
+        """The problem of a body above the limit."""
+        return Problem(413, f"the body is larger than the limit of {self.limit} bytes; {self.remedy}")
 
     async def __call__(self) -> Message:
         message = await self.receive()
         if message["type"] == "http.request":
             self.taken += len(message.get("body", b""))
             if self.taken > self.limit:
-                raise too_large(self.limit)
+                raise self.problem()
         return message

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from penstock.cluster.service import Health, NodeService
 from penstock.gateway.answer import answer
 from penstock.gateway.problems import later
-from penstock.gateway.schemas import described
+from penstock.gateway.schemas import described, failing
 
 
 def router(service: NodeService) -> APIRouter:
@@ -20,7 +20,7 @@ def router(service: NodeService) -> APIRouter:
         """200 as long as this process answers; says which node it is and whether it leads."""
         return answer(await service.health())
 
-    @routes.get("/readyz", summary="Readiness")
+    @routes.get("/readyz", summary="Readiness", responses=failing(503))
     async def readyz() -> Response:
         """200 when the node is synchronised with its cluster and takes work, else 503 with the reasons."""
         reasons = await service.ready()

@@ -1,76 +1,141 @@
-"""`/v1/models`: adding, removing, and bringing online."""
+"""`/v1/models`: adding, changing and removing models, bringing them online, and what is known of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock.cluster.service import ModelView, NodeService
+from penstock.cluster.service import ModelView, NodeService, VersionView
 from penstock.gateway.answer import answer
-from penstock.gateway.schemas import described
+from penstock.gateway.asking import Asked
+from penstock.gateway.operations import changing, told
+from penstock.gateway.packages import JSON, MULTIPART, WHEEL, received
+from penstock.gateway.schemas import described, failing
+from penstock.gateway.settings import GatewaySettings
 
-
-class AddModel(BaseModel):
-    """What to add."""
-
-    model_config = ConfigDict(extra="forbid")
-    path: str = Field(min_length=1, description="A file or directory present on every node, optionally `path:object`.")
-    name: str | None = Field(None, min_length=1, description="`group/name` or `name`; default: the flow's own.")
+UPLOAD = (404, 408, 413, 415)
+"""Errors of a route that takes a package, beside those of every change."""
 
 
 class Online(BaseModel):
     """How to run it."""
 
     model_config = ConfigDict(extra="forbid")
-    config: dict[str, Any] | None = Field(None, description="Values for `ps.config`.")
+    config: dict[str, Any] | None = Field(None, description="Values for `ps.config`; default: those it has.")
     executors: int | None = Field(None, ge=1, le=256, description="Executors per stage; default: the flow's own.")
+    recovery: Literal["none", "passive", "active"] | None = Field(None, description="Default: what its package says.")
 
 
-def router(service: NodeService) -> APIRouter:
+class Rollback(BaseModel):
+    """Which version to bring back."""
+
+    model_config = ConfigDict(extra="forbid")
+    to: int | None = Field(None, ge=1, description="Its generation; default: the version before the present one.")
+
+
+def router(service: NodeService, settings: GatewaySettings) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["models"], prefix="/v1/models")
+    _queries(routes, service)
+    _packages(routes, service, settings.patience)
+    _changes(routes, service)
+    return routes
 
-    @routes.get("", summary="List", responses=described(list[ModelView]))
+
+def _queries(routes: APIRouter, service: NodeService) -> None:
+    @routes.get("", summary="List", responses=described(list[ModelView]) | failing(503))
     async def models() -> Response:
         """The catalogue with status and rates."""
         return answer(await service.models())
 
-    @routes.post("", summary="Add", status_code=201, responses=described(ModelView, 201))
-    async def add(body: AddModel) -> Response:
-        """Add a flow to the catalogue, offline. 409 when the name is taken, 422 when the flow does not build."""
-        added = await service.add_model(body.path, body.name)
-        return answer(added, 201, {"location": f"/v1/models/{added.name}"})
-
-    @routes.get("/{group}/{name}", summary="Show", responses=described(ModelView))
+    @routes.get("/{group}/{name}", summary="Show", responses=described(ModelView) | failing(404, 503))
     async def model(group: str, name: str) -> Response:
         """One model with its executors."""
         return answer(await service.model(f"{group}/{name}"))
 
-    @routes.delete("/{group}/{name}", summary="Delete", status_code=204)
-    async def delete(group: str, name: str) -> Response:
-        """Remove it from the catalogue; 409 while it is online."""
-        await service.delete_model(f"{group}/{name}")
-        return Response(status_code=204)
+    @routes.get(
+        "/{group}/{name}/versions", summary="Versions", responses=described(list[VersionView]) | failing(404, 503)
+    )
+    async def versions(group: str, name: str) -> Response:
+        """Its versions, the present one first; `rollback` brings an earlier one back."""
+        return answer(await service.versions(f"{group}/{name}"))
 
-    @routes.post("/{group}/{name}/online", summary="Bring online", responses=described(ModelView))
-    async def online(group: str, name: str, body: Online | None = None) -> Response:
-        """Run it; answers when it runs. 409 when it is online already."""
-        wanted = body or Online(config=None, executors=None)
-        return answer(await service.online(f"{group}/{name}", wanted.config, wanted.executors))
-
-    @routes.post("/{group}/{name}/offline", summary="Take offline", responses=described(ModelView))
-    async def offline(group: str, name: str) -> Response:
-        """Stop it; answers when its executors are gone. 409 when it is offline already."""
-        return answer(await service.offline(f"{group}/{name}"))
-
-    @routes.get("/{group}/{name}/results", summary="Collected results")
+    @routes.get(
+        "/{group}/{name}/results", summary="Collected results", responses=described(list[Any]) | failing(404, 503)
+    )
     async def results(
         group: str, name: str, step: str | None = None, limit: int = Query(100, ge=1, le=10_000)
     ) -> Response:
         """The latest records that reached its `collect` sinks, oldest first."""
         return answer(await service.results(f"{group}/{name}", step, limit))
 
-    return routes
+
+def _body(*, alone: bool) -> dict[str, Any]:
+    """The OpenAPI description of a body that is a package; `alone`: or a configuration without one."""
+    wheel = {"schema": {"type": "string", "format": "binary"}}
+    fields: dict[str, Any] = {"package": {"type": "string", "format": "binary"}, "config": {"type": "object"}}
+    content: dict[str, Any] = {kind: wheel for kind in WHEEL if kind}
+    if alone:
+        settings = {"type": "object", "required": ["config"], "properties": {"config": {"type": "object"}}}
+        content[JSON] = {"schema": settings}
+    content[MULTIPART] = {"schema": {"type": "object", "properties": fields}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _packages(routes: APIRouter, service: NodeService, patience: float) -> None:
+    @routes.post("", summary="Add", status_code=201, responses=changing(201, *UPLOAD), openapi_extra=_body(alone=False))
+    async def add(
+        request: Request,
+        ask: Asked,
+        name: str | None = Query(None, min_length=1, description="`group/name` or `name`; default: the package's own."),
+    ) -> Response:
+        """Add the model of a package (a wheel as `penstock model build` makes it), offline, on every node or on none.
+
+        201 when every node has it; 409 when the name is taken; 422 when the package or its flow is not valid; 503 with
+        the reasons of the nodes when it was rolled back."""
+        upload = await received(request, service, patience)
+        assert upload.package is not None, "without `json` there is a package or a problem"
+        return told(await service.add_model(upload.package.digest, name, upload.config, ask=ask), 201)
+
+    @routes.put("/{group}/{name}", summary="Update", responses=changing(200, *UPLOAD), openapi_extra=_body(alone=True))
+    async def update(
+        request: Request,
+        group: str,
+        name: str,
+        ask: Asked,
+        live: bool = Query(False, description="While it is online, keeping its state."),
+    ) -> Response:
+        """Give it another package, another configuration (`application/json`), or both (a form). 409 while it is
+        online, unless `live`."""
+        upload = await received(request, service, patience, json=True)
+        digest = None if upload.package is None else upload.package.digest
+        return told(await service.update_model(f"{group}/{name}", digest, upload.config, live=live, ask=ask))
+
+
+def _changes(routes: APIRouter, service: NodeService) -> None:
+    @routes.delete("/{group}/{name}", summary="Delete", status_code=204, responses=changing(204, 404))
+    async def delete(group: str, name: str, ask: Asked) -> Response:
+        """Remove it from every node; 409 while it is online."""
+        return told(await service.delete_model(f"{group}/{name}", ask=ask), 204)
+
+    @routes.post("/{group}/{name}/online", summary="Bring online", responses=changing(200, 404))
+    async def online(group: str, name: str, ask: Asked, body: Online | None = None) -> Response:
+        """Run it; answers when it runs. 409 when it is online already."""
+        wanted = body or Online(config=None, executors=None, recovery=None)
+        model = f"{group}/{name}"
+        return told(await service.online(model, wanted.config, wanted.executors, wanted.recovery, ask=ask))
+
+    @routes.post("/{group}/{name}/offline", summary="Take offline", responses=changing(200, 404))
+    async def offline(group: str, name: str, ask: Asked) -> Response:
+        """Stop it; answers when its executors are gone. 409 when it is offline already."""
+        return told(await service.offline(f"{group}/{name}", ask=ask))
+
+    @routes.post("/{group}/{name}/rollback", summary="Roll back", responses=changing(200, 404))
+    async def rollback(group: str, name: str, ask: Asked, body: Rollback | None = None) -> Response:
+        """Bring an earlier version back. 409 while it is online."""
+        to = None if body is None else body.to
+        return told(await service.rollback(f"{group}/{name}", to, ask=ask))

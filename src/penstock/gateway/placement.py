@@ -7,14 +7,14 @@ from starlette.responses import Response
 
 from penstock.cluster.service import NodeService, NotFound, PlacementView
 from penstock.gateway.answer import answer
-from penstock.gateway.schemas import described
+from penstock.gateway.schemas import described, failing
 
 
 def router(service: NodeService) -> APIRouter:
     """The route."""
     routes = APIRouter(tags=["cluster"])
 
-    @routes.get("/v1/placement", summary="Placement", responses=described(list[PlacementView]))
+    @routes.get("/v1/placement", summary="Placement", responses=described(list[PlacementView]) | failing(404, 503))
     async def placement(model: str | None = None) -> Response:
         """Assignment, load and measured traffic of one model, or of all that are placed."""
         if model is not None:

@@ -12,10 +12,10 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from penstock.cluster.service import Conflict, NotFound, Unavailable
+from penstock.cluster.service import Conflict, NotFound, OperationView, RolledBack, Unavailable
 from penstock.errors import (
     CheckpointError,
     ClusterError,
@@ -43,6 +43,26 @@ STATUS_OF: tuple[tuple[type[PenstockError], int], ...] = (
     (CheckpointError, 500),
 )
 """The status of an error that the service raises; the first match counts."""
+
+
+class ProblemDetails(msgspec.Struct, kw_only=True):
+    """The body of an error (RFC 9457), for the OpenAPI document."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    """What was wrong and what to do."""
+    nodes: dict[str, str] = {}
+    """node -> its reason, where there are several."""
+    operation: str = ""
+    """The operation that was rolled back."""
+    retry_after: float = 0.0
+    """Seconds until another try makes sense; the header has it in whole seconds."""
+    line: int = 0
+    """Of a push: the line that is not JSON."""
+    errors: list[str] = []
+    """What is wrong with a query, header or body, field by field."""
 
 
 class Problem(HTTPException):
@@ -73,10 +93,20 @@ def problem_response(status: int, detail: str, *, headers: Mapping[str, str] | N
 def from_error(error: PenstockError) -> Problem:
     """The problem that tells about a Penstock error."""
     status = next((status for kind, status in STATUS_OF if isinstance(error, kind)), 500)
+    if isinstance(error, RolledBack):  # no Retry-After: the same request again gets the same answer
+        return Problem(status, str(error), nodes=error.nodes, operation=error.operation)
     if isinstance(error, Unavailable):
         more = {"nodes": error.nodes} if error.nodes else {}
         return later(status, str(error), error.retry_after, **more)
     return Problem(status, str(error))
+
+
+def rolled_back(operation: OperationView) -> Problem:
+    """The problem of an operation that no node has carried out."""
+    said = {node: text for node, text in operation.nodes.items() if text not in ("waiting", "ready", "done")}
+    reason = f": {operation.reason}" if operation.reason else ""
+    detail = f"{operation.kind} of {operation.model} was rolled back{reason}"
+    return Problem(503, detail, nodes=said, operation=operation.id)
 
 
 def later(status: int, detail: str, seconds: float, **more: Any) -> Problem:
@@ -90,6 +120,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PenstockError, _on_penstock_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_fault)
 
 
@@ -114,6 +145,11 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     reasons = [f"{_place(item['loc'])}: {item['msg']}" for item in error.errors()]
     return problem_response(422, "; ".join(reasons) or "the request is not valid", errors=reasons)
+
+
+async def _on_gone(request: Request, error: Exception) -> Response:
+    """The caller left in the middle of its request: nobody reads this, and it is no fault of the node."""
+    return problem_response(400, "the caller left before its request was complete")
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -22,8 +22,12 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """A PEM file with its private key."""
     max_body: int = 64 * 2**20
     """A larger request body is refused with 413 while it arrives."""
+    max_package: int = 512 * 2**20
+    """A package may be so large; it is written to disk as it arrives."""
     max_push: int = 8 * 2**20
     """One push may bring so much; half of what a push source holds, so that every push can succeed one day."""
+    patience: float = 30.0
+    """An upload of a package in which nothing arrives for so long is given up (408)."""
     heartbeat: float = 15.0
     """An event stream that is silent for so long sends a comment."""
 

@@ -13,6 +13,7 @@ from penstock.cluster.service import NodeService
 from penstock.gateway.answer import answer
 from penstock.gateway.bare import BareRoute
 from penstock.gateway.problems import Problem
+from penstock.gateway.schemas import failing, openapi_responses
 
 MAX_PAGE = 1000
 
@@ -97,7 +98,10 @@ OPENAPI: dict[str, Any] = {
                 _query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, "Page size."),
                 _query("cursor", {"type": "string"}, "The `cursor` of the page before."),
             ],
-            "responses": {"200": {"description": '`{"items": [{"key", "value"}, …], "cursor": … or null}`'}},
+            "responses": {
+                "200": {"description": '`{"items": [{"key", "value"}, …], "cursor": … or null}`'},
+                **openapi_responses(failing(404, 409, 503)),
+            },
         }
     },
     "/v1/state/{group}/{name}/{step}/{key}": {
@@ -110,7 +114,10 @@ OPENAPI: dict[str, Any] = {
                 _segment("key"),
                 _query("type", {"enum": ["str", "int", "json"], "default": "str"}, "How to read the key."),
             ],
-            "responses": {"200": {"description": '`{"key": …, "value": …}`'}},
+            "responses": {
+                "200": {"description": '`{"key": …, "value": …}`'},
+                **openapi_responses(failing(404, 409, 503)),
+            },
         }
     },
 }

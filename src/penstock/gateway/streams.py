@@ -12,9 +12,14 @@ from starlette.responses import Response
 from penstock.cluster.service import NodeService, NoRoom
 from penstock.gateway.answer import answer
 from penstock.gateway.problems import Problem, later
+from penstock.gateway.schemas import Responses, failing
 
 JSON = "application/json"
 NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines", ""})
+
+_TAKEN: Responses = {
+    200: {"description": "All records are retained", "content": {JSON: {"example": {"accepted": 2}}}},
+}
 
 
 def router(service: NodeService, max_push: int) -> APIRouter:
@@ -24,10 +29,7 @@ def router(service: NodeService, max_push: int) -> APIRouter:
     @routes.post(
         "/v1/streams/{group}/{name}/{source}",
         summary="Push records",
-        responses={
-            200: {"description": "All records are retained", "content": {JSON: {"example": {"accepted": 2}}}},
-            429: {"description": "No room now: nothing was taken; come back after `Retry-After`"},
-        },
+        responses=_TAKEN | failing(404, 409, 413, 415, 429, 503),
         openapi_extra={
             "requestBody": {
                 "required": True,

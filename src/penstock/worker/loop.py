@@ -5,6 +5,8 @@ Nothing here blocks but the poll, which ends when a frame, a message or a `wake`
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import math
 import os
@@ -13,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import psutil
 import zmq
@@ -40,6 +43,7 @@ from penstock.worker.messages import (
     Listing,
     Load,
     Loaded,
+    Log,
     Lookup,
     Message,
     Push,
@@ -52,6 +56,7 @@ from penstock.worker.messages import (
     Stopped,
 )
 from penstock.worker.model import Model, build_model
+from penstock.worker.output import Capture
 from penstock.worker.reports import Reporter
 from penstock.worker.store import CheckpointStore
 from penstock.worker.transport import Transport
@@ -63,14 +68,23 @@ _LONGEST_POLL = 0.1
 class Worker:
     """A process that runs executors. `run` returns when the supervisor says so, or is gone."""
 
-    def __init__(self, control: WorkerControl, transport: Transport, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        control: WorkerControl,
+        transport: Transport,
+        clock: Clock | None = None,
+        output: Capture | None = None,
+    ) -> None:
         self.clock: Clock = clock or SystemClock()
+        self._output = output or Capture()
         self._control, self._transport = control, transport
         self._models: dict[str, Model] = {}
         self._numbers: dict[int, Model] = {}
         self._stores: dict[str, CheckpointStore] = {}
         self._taken: dict[tuple[str, int], dict[Executor, snapshot.Part]] = {}
         self._reporters: dict[str, Reporter] = {}
+        self._forgotten = False
+        """A model is gone and its memory is not given back yet."""
         self._done = False
         self._process = psutil.Process()
         self._bell, self._bell_in = socket.socketpair()
@@ -120,6 +134,9 @@ class Worker:
             self._written.pop(0)()
         for model in list(self._models.values()):
             did = self._guard(model, partial(self._work, model)) or did
+        self._say_output(self._output.taken())
+        if self._forgotten:
+            self._give_back()
         return did
 
     def _work(self, model: Model) -> bool:
@@ -139,12 +156,15 @@ class Worker:
     def _guard(self, model: Model, act: Callable[[], bool | None]) -> bool:
         """Run something of a model; what it raises ends the model, not the worker."""
         activate(model.scope)
+        self._output.model = model.name
         try:
             return bool(act())
         except (Exception, SystemExit) as error:
             self._fail(model.name, error)
             self._drop(model, well=False)
             return True
+        finally:
+            self._output.model = ""
 
     def _wait(self, poller: zmq.Poller) -> None:
         now = self.clock.monotonic()
@@ -210,8 +230,13 @@ class Worker:
     # ---- control ----------------------------------------------------------------------------------------------------
 
     def say(self, message: Message) -> None:
-        """Tell the supervisor."""
+        """Tell the supervisor, after what models have written before."""
+        self._say_output(self._output.taken())
         self._control.send(message)
+
+    def _say_output(self, lines: list[Log]) -> None:
+        for line in lines:
+            self._control.send(line)
 
     def _obey(self, message: AnyMessage) -> None:
         match message:
@@ -246,6 +271,7 @@ class Worker:
             self._guard(model, lambda: act(model))
 
     def _load(self, load: Load) -> None:
+        self._output.model = load.model
         try:
             if load.model in self._models or load.number in self._numbers:
                 raise UsageError(f"model {load.model!r} (number {load.number}) is already loaded in this worker")
@@ -263,7 +289,11 @@ class Worker:
         except (Exception, SystemExit) as error:
             self._forget_store(load.model)
             self._fail(load.model, error)
+            if load.model not in self._models:
+                self._forget_code(load)
             return
+        finally:
+            self._output.model = ""
         self._models[model.name] = self._numbers[model.number] = model
         self._reporters[model.name] = Reporter(model, self.say, self._process, self.clock)
         # What exists now lives as long as the model: the collector need not look at it again.
@@ -292,9 +322,13 @@ class Worker:
             model = self._models.get(message.model)
             if model is None:
                 raise UsageError(f"model {message.model!r} does not run here")
+            activate(model.scope)
+            self._output.model = model.name
             self.say(requests.answer(model, message))
         except Exception as error:
             self.say(Reply(message.id, False, None, str(error)))
+        finally:
+            self._output.model = ""
 
     def _forget_store(self, name: str) -> None:
         store = self._stores.pop(name, None)
@@ -308,6 +342,7 @@ class Worker:
         self.say(Failed(name, text, trace, type(error).__name__))
 
     def _drop(self, model: Model, *, well: bool) -> None:
+        self._output.model = model.name
         del self._models[model.name]
         del self._numbers[model.number]
         self._reporters.pop(model.name).report(self.clock.monotonic())
@@ -315,7 +350,27 @@ class Worker:
         self._taken = {key: value for key, value in self._taken.items() if key[0] != model.name}
         for error in model.close(well=well):
             self._fail(model.name, error)
+        self._forget_code(model.load)
+        self._output.model = ""
+
+    def _forget_code(self, load: Load) -> None:
+        """A model's output is complete, and nobody else imports its modules."""
+        from penstock.model.loader import unload
+
+        self._say_output(self._output.ended(load.model))
+        if _folder(load) not in {_folder(model.load) for model in self._models.values()}:
+            unload(load.target)
+        self._forgotten = True
+
+    def _give_back(self) -> None:
+        """Free what belonged to models that are gone. Not while they are dropped: their code is on the stack then."""
+        self._forgotten = False
         gc.unfreeze()
+        gc.collect()
+        if self._models:
+            gc.freeze()
+        with contextlib.suppress(OSError, AttributeError):  # only glibc has it; it keeps large blocks otherwise
+            ctypes.CDLL(None).malloc_trim(0)
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -359,6 +414,14 @@ class Worker:
             for sink in executor.sinks.values():
                 sink.end(well=True)
         self.say(Finished(model.name, executor.id))
+
+
+def _folder(load: Load) -> Path:
+    """Where a model's modules are."""
+    from penstock.model.loader import parse_target
+
+    path = Path(parse_target(load.target)[0])
+    return path if path.is_dir() else path.parent
 
 
 def _restored(store: CheckpointStore, checkpoint: int, stages: set[int]) -> dict[int, list[snapshot.Part]]:

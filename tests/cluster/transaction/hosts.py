@@ -25,12 +25,18 @@ class Host:
     """Transaction -> digest, "" while it is not complete."""
     library: dict[str, set[str]] = field(default_factory=dict)
     # ---
+    founder: bool = True
+    """Whether it makes a new catalogue when nobody knows of one."""
     machine: participant.Participant | None = None
     process: int = 0
     uploads: set[str] = field(default_factory=set)
     warm: set[str] = field(default_factory=set)
     running: dict[str, Entry] = field(default_factory=dict)
     paused_until: float = 0.0
+    cut_until: float = 0.0
+    """It alone cannot reach the store until then."""
+    mute_until: float = 0.0
+    """It neither asks peers nor answers them until then."""
     drift: float = 1.0
     """How fast its monotonic clock goes."""
 

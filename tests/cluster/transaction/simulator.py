@@ -14,34 +14,29 @@ from collections import Counter
 
 import msgspec
 from tests.cluster.transaction.hosts import Client, Host, Violation
+from tests.cluster.transaction.trouble import CALM, FAULTS, LEASE, POLL, STORM, TICK, Trouble
 
 from penstock.cluster.transaction import admission, coordinator, instructions, invariants, participant, rebuild
 from penstock.cluster.transaction.answers import Pending, RolledBack, answer
 from penstock.cluster.transaction.coordinator import Request
 from penstock.cluster.transaction.preconditions import Refusal, Why
-from penstock.cluster.transaction.records import Entry, Journal, Kind, Operation, Phase, State, Store, Vote, unlocked
-
-do = instructions
-LEASE, POLL, TICK = 4.5, 1.5, 0.9
-STORM, CALM = 7.0, 80.0
-FAULTS = (
-    "calls",
-    "crash",
-    "power",
-    "pause",
-    "outage",
-    "clock",
-    "flush",
-    "joiner",
-    "refuse",
-    "late",
-    "apply",
-    "retire",
-    "slow",
+from penstock.cluster.transaction.records import (
+    Entry,
+    Journal,
+    Kind,
+    Operation,
+    Phase,
+    State,
+    Store,
+    Tx,
+    Vote,
+    unlocked,
 )
 
+do = instructions
 
-class World:
+
+class World(Trouble):
     """See the module."""
 
     def __init__(self, seed: int, faults: set[str] | None = None, hosts: int = 0) -> None:
@@ -52,9 +47,11 @@ class World:
         self.down_until = 0.0
         self.stormy = True
         self.jumped = False
+        self.shifted_at = float("-inf")
         self.faults = {f for f in FAULTS if rng.random() < 0.35} if faults is None else faults
         if "retire" in self.faults:
             self.faults -= {"flush"}
+        self.length = STORM + (3 * LEASE if "away" in self.faults else 0)
         self.call_fails = 0.08 if "calls" in self.faults else 0.0
         self.bells = rng.choice((1.0, 0.7, 0.0))
         self.heap: list[tuple[float, int, object, tuple[object, ...]]] = []
@@ -62,6 +59,9 @@ class World:
         self.stats: Counter[str] = Counter()
         self.finished: dict[str, Entry] = {}
         self.latest: dict[str, Entry] = {}
+        self.earlier: dict[str, Entry] = {}
+        """What a transaction had made before a loss of memory that nobody had written down."""
+        self.archived: dict[str, Tx] = {}
         self.aborted: set[str] = set()
         self.hosts = {
             f"n{i}": Host(f"n{i}", drift=rng.choice((1.0, 0.95, 1.05)))
@@ -137,14 +137,17 @@ class World:
                 raise Violation(f"the rebuilt catalogue has lost {entry.tx} of {name}")
         for name, entry in after.models.items():
             if self.latest.get(name) != entry:
-                if entry.tx in self.aborted or entry.tx in self.finished:
+                again = name in self.latest and self.latest[name].tx == entry.tx  # with another generation
+                if entry.tx in self.aborted or (entry.tx in self.finished and not again):
                     raise Violation(f"the rebuilt catalogue has brought back {entry.tx} of {name}")
+                if again:
+                    self.earlier[entry.tx] = self.latest[name]
                 self.finished[entry.tx] = self.latest[name] = entry
-                self.stats["committed by rebuilding"] += 1
+                self.stats["committed by rebuilding"] += not again
 
     # ---- hosts ---------------------------------------------------------------------------------------------------
 
-    def start(self, host, founder=True):
+    def start(self, host):
         host.process += 1
         host.machine = participant.Participant(
             host.name,
@@ -153,7 +156,7 @@ class World:
             list(host.staged),
             lease=LEASE,
             poll=POLL,
-            found_after=2.0 if founder else None,
+            found_after=2.0 if host.founder else None,
             attempts=3,
         )
         host.paused_until = 0.0
@@ -215,16 +218,21 @@ class World:
             self.after(self.slow(), self.remote, host, host.process, instruction)
 
     def remote(self, host, process, instruction):
-        fails = self.stormy and self.rng.random() < self.call_fails
-        if self.stormy and (self.now < self.down_until or (fails and self.rng.random() < 0.5)):
-            self.after(0.02, self.tell, host, process, do.Failed(instruction, "no answer"))
+        if isinstance(instruction, do.AskPeers):
+            self.ask_peers(host, process, instruction)
             return
-        said = self.effect(host, instruction)
+        fails = self.stormy and self.rng.random() < self.call_fails
+        if self.away(host) or (fails and self.rng.random() < 0.5):
+            self.after(self.silence(), self.tell, host, process, do.Failed(instruction, "no answer"))
+            if fails and "stale" in self.faults:
+                self.after(self.rng.uniform(0.1, 4.0), self.effect, host, instruction, process)
+            return
+        said = self.effect(host, instruction, process)
         event = do.Failed(instruction, "no answer") if fails else do.Done(instruction, said)
         self.after(self.slow(), self.tell, host, process, event)
 
-    def effect(self, host, instruction):
-        name, nonce, lease = host.name, f"{host.name}/{host.process}", int(LEASE * 1000)
+    def effect(self, host, instruction, process):
+        name, nonce, lease = host.name, f"{host.name}/{process}", int(LEASE * 1000)
         match instruction:
             case do.Look():
                 return do.Seen(self.store, self.time)
@@ -294,6 +302,7 @@ class World:
                 if "apply" in self.faults and 0.95 < chance < 1.0:
                     raise OSError("failed at the last moment")
             case do.StopExecutors():
+                self.stats["stopped"] += 1
                 host.running.clear()
                 host.warm.clear()
             case do.DropUpload(digest):
@@ -303,7 +312,8 @@ class World:
         return any(other.holds(digest) for other in self.hosts.values())
 
     def apply(self, host, entry):
-        self.fail(list(invariants.serving(entry.name, entry, self.finished)))
+        if self.earlier.get(entry.tx) != entry:
+            self.fail(list(invariants.serving(entry.name, entry, self.finished)))
         if entry.tx in self.aborted:
             raise Violation(f"{host.name} applies {entry.tx}, which was aborted")
         if entry.state is State.DELETED:
@@ -343,14 +353,13 @@ class World:
         client.calls += 1
         if client.calls > 400:
             return
-        down = self.stormy and self.now < self.down_until
         fails = self.stormy and rng.random() < self.call_fails
-        if down or (fails and rng.random() < 0.5):
+        if self.away(self.hosts[client.request.by]) or (fails and rng.random() < 0.5):
             self.after(0.4, self.ask, client)
             return
         if not client.tx:
             request = msgspec.structs.replace(client.request, id=f"{client.request.id}.{client.calls}")
-            said = self.call(coordinator.begin, request)
+            said = self.call(self.begin, request)
             if fails:
                 client.request = msgspec.structs.replace(client.request, by=rng.choice(list(self.hosts)))
             elif isinstance(said, str):
@@ -360,28 +369,36 @@ class World:
                 client.first = said
                 return
         else:
-            tx = self.store.txs.get(client.tx)
+            tx = self.store.txs.get(client.tx) or self.archived.get(client.tx)
             if tx is None:
                 client.tx = ""  # the store has lost its memory: ask again with the same key
             else:
                 said = answer(self.store, self.time, tx)
                 if not isinstance(said, Pending):
                     client.first = said
-                    self.check_answer(said)
+                    self.check_answer(tx, said)
                     return
         self.after(0.3, self.ask, client)
 
-    def check_answer(self, said):
-        tx = self.store.txs[said.tx]
+    def begin(self, store, now, request):
+        """BEGIN, shown the archived transaction of its key."""
+        tx = next((tx for tx in self.archived.values() if tx.key == request.key), None)
+        if tx is None:
+            return coordinator.begin(store, now, request)
+        replace = msgspec.structs.replace
+        shown = replace(store, txs={**store.txs, tx.id: tx}, keys={**store.keys, tx.key: tx.id})
+        after, said = coordinator.begin(shown, now, request)
+        return (store if after is shown else after), said
+
+    def check_answer(self, tx, said):
         if isinstance(said, RolledBack):
             self.stats["rolled back"] += 1
             self.fail([f"{tx.id} was answered as rolled back"] if tx.id in self.finished else [])
             return
         self.stats["done"] += 1
-        for node, incarnation in self.store.members.items():
-            journal, lease = self.hosts[node].journal, self.store.live(node, self.time)
-            there = lease is not None and lease.incarnation == incarnation
-            if there and (journal is None or journal.rev < said.rev):
+        for node in self.store.members:
+            journal = self.hosts[node].journal
+            if journal is None or journal.rev < said.rev:
                 raise Violation(f"{tx.id} was answered as done, and {node} does not have it")
 
     def propose(self):
@@ -400,64 +417,6 @@ class World:
         self.submit(Operation(kind=kind, model=name, digest=digest), rng.choice(list(self.hosts)))
         if rng.random() < 0.15:
             self.submit(Operation(kind=kind, model=name, digest=digest), rng.choice(list(self.hosts)))
-
-    # ---- trouble -------------------------------------------------------------------------------------------------
-
-    def lead(self):
-        """What the leader does about members whose lease ran out."""
-        for node in sorted({*self.store.members, *self.store.expected}):
-            incarnation = self.store.members.get(node, 0)
-            if self.store.lineage and self.call(admission.forget, node, incarnation, int(LEASE * 1000)):
-                self.stats["forgotten"] += 1
-                self.check_fenced(node)
-        self.after(1.0, self.lead)
-
-    def check_fenced(self, node):
-        host = self.hosts[node]
-        machine = host.machine
-        if self.jumped or machine is None or host.paused_until > self.now - TICK * 1.2:
-            return
-        if machine.trusted(self.now * host.drift):
-            raise Violation(f"{node} trusts a lease that has run out")
-
-    def trouble(self):
-        rng, faults = self.rng, self.faults
-        host = rng.choice(list(self.hosts.values()))
-        self.stats["trouble"] += 1
-        match rng.choice(sorted(faults) or ["none"]):
-            case "crash":
-                self.crash(host, back=rng.choice((0.05, 1.0, 7.0)))
-            case "power":
-                if rng.random() < 0.4:
-                    self.stats["power cuts"] += 1
-                    for each in self.hosts.values():
-                        self.crash(each, back=rng.uniform(0.1, 2.0))
-            case "pause":
-                host.paused_until = self.now + rng.choice((0.5, 3.5, 9.0))
-            case "outage":
-                self.down_until = self.now + rng.choice((0.3, 6.0))
-            case "clock":
-                self.jumped = True
-                self.shift += rng.choice((-60_000, -1000, 1000, 60_000))
-            case "flush":
-                if self.store.lineage and rng.random() < 0.5:
-                    self.flush()
-            case "joiner":
-                if len(self.hosts) < 5:
-                    new = Host(f"n{len(self.hosts)}")
-                    self.hosts[new.name] = new
-                    self.stats["joiners"] += 1
-                    self.start(new, founder=False)
-            case "retire":
-                if not self.retired and len(self.hosts) > 2:
-                    self.retired.add(host.name)
-                    self.crash(host)
-            case _:
-                pass
-
-    def flush(self):
-        self.stats["flushes"] += 1
-        self.store = Store()
 
     # ---- the whole -----------------------------------------------------------------------------------------------
 
@@ -497,10 +456,10 @@ class World:
         rng, start = self.rng, self.now
         self.propose()
         for _ in range(rng.randrange(4, 8)):
-            self.after(rng.uniform(0, STORM), self.propose)
+            self.after(rng.uniform(0, self.length), self.propose)
         for _ in range(rng.randrange(1, 5)):
             self.after(rng.uniform(0, STORM), self.trouble)
-        self.run(start + STORM)
+        self.run(start + self.length)
 
     def rest(self):
         """The calm time: everything is up again, nothing fails, and the cluster comes to rest."""
@@ -553,7 +512,7 @@ class World:
             if isinstance(client.first, RolledBack) and self.stats["flushes"]:
                 continue
             request = msgspec.structs.replace(client.request, id="again", by=member)
-            said = coordinator.begin(self.store, self.time, request)[1]
+            said = self.begin(self.store, self.time, request)[1]
             if said != client.first.tx:
                 raise Violation(f"{client.request.key} gave {client.first.tx} first, and {said} later")
 

@@ -32,7 +32,10 @@ class Killing(World):
             if self.steps == self.step and not self.killed:
                 self.killed = instruction
                 if self.effect_first:
-                    (self.carry_out if isinstance(instruction, LOCAL) else self.effect)(host, instruction)
+                    if isinstance(instruction, LOCAL):
+                        self.carry_out(host, instruction)
+                    else:
+                        self.effect(host, instruction, host.process)
                 self.crash(host, back=self.back)
                 return
         if host.machine is not None:

@@ -9,10 +9,11 @@ from penstock.cluster.transaction import admission, coordinator, rebuild
 from penstock.cluster.transaction import instructions as do
 from penstock.cluster.transaction.admission import Standing
 from penstock.cluster.transaction.answers import Done, Pending, RolledBack, answer
-from penstock.cluster.transaction.coordinator import Request
+from penstock.cluster.transaction.contact import Contact
+from penstock.cluster.transaction.coordinator import ARCHIVED_AFTER, Request, archive
 from penstock.cluster.transaction.participant import Participant
 from penstock.cluster.transaction.preconditions import Refusal, Why
-from penstock.cluster.transaction.rebuild import Blank, Rebuilt, Waiting
+from penstock.cluster.transaction.rebuild import Blank, Rebuilt, Unnamed, Waiting
 from penstock.cluster.transaction.records import (
     VERSIONS_KEPT,
     Entry,
@@ -159,12 +160,16 @@ def test_done_means_that_all_have_it_or_are_lost():
     assert coordinator.ack(store, 0, "b", 1, ("l",), 7) == (store, False)
 
 
-def test_nobody_is_admitted_into_an_open_transaction_or_with_an_old_revision():
+def test_nobody_is_admitted_unknown_to_others_or_into_an_open_transaction_or_with_an_old_revision():
     store, (_, incarnation) = admission.arrive(cluster(), 0, "c", "nonce", 3000, 0)
-    assert admission.admit(store, 0, "c", incarnation, ("l",), 4)[1] is False
+    assert store.rev == 6
+    for node in ("a", "b"):
+        assert admission.admit(store, 0, "c", incarnation, ("l",), 6)[1] is False
+        store, _ = coordinator.ack(store, 0, node, 1, ("l",), 6)
+    assert admission.admit(store, 0, "c", incarnation, ("l",), 5)[1] is False
     busy, _ = coordinator.begin(store, 0, ask(Kind.ADD))
-    assert admission.admit(busy, 0, "c", incarnation, ("l",), 5)[1] is False
-    assert admission.admit(store, 0, "c", incarnation, ("l",), 5)[0].members["c"] == incarnation
+    assert admission.admit(busy, 0, "c", incarnation, ("l",), 6)[1] is False
+    assert admission.admit(store, 0, "c", incarnation, ("l",), 6)[0].members["c"] == incarnation
 
 
 def test_a_lease_from_a_clock_that_was_moved_back_is_shortened():
@@ -230,3 +235,182 @@ def test_a_stop_that_fails_is_asked_for_again_while_redis_is_away():
     assert not machine.trusted(2.0)
     assert stop not in machine.on(do.Failed(stop, "busy"), 2.1)
     assert any(isinstance(i, do.StopExecutors) for i in machine.on(do.Tick(), 2.2))
+
+
+def installed(machine, offers, at=0.0):
+    """What `machine` installs when it sees these offers and its own, all confirmed."""
+    offers = {name: replace(offer, round="r") for name, offer in offers.items()}
+    lease = Lease(incarnation=1, nonce="nonce", expires=3000)
+    store = Store(offers=offers, leases={machine.name: lease})
+    out = machine.on(do.Done(do.Look(), do.Seen(store, 0)), at)
+    return [instruction.rebuilt for instruction in out if isinstance(instruction, do.Install)]
+
+
+def test_options_versions_and_people_are_kept():
+    store = cluster()
+    add = Operation(kind=Kind.ADD, model=NAME, digest="d1", version="1.0", options='{"executors": 2}')
+    update = Operation(kind=Kind.UPDATE, model=NAME, digest="d2", version="2.0")
+    settings = Operation(kind=Kind.UPDATE, model=NAME, config='{"a": 1}')
+    online = Operation(kind=Kind.ONLINE, model=NAME, options='{"executors": 3}', config='{"a": 2}')
+    for at, operation in enumerate((add, update, settings, online)):
+        request = Request(id=f"t{at}", operation=operation, by="a", timeout=1000, user=f"user {at}")
+        store, said = coordinator.begin(store, at, request)
+        assert said == f"t{at}"
+        assert store.txs[said].begun == at
+        for node in store.members:
+            store, _ = coordinator.vote(store, at, said, node, 1, Vote(True))
+        store, _ = coordinator.finish(store, at + 5, said)
+    entry = store.models[NAME]
+    assert (entry.digest, entry.version, entry.changed, entry.user) == ("d2", "2.0", 3, "user 3")
+    assert (entry.options, entry.config) == ('{"executors": 3}', '{"a": 2}')
+    first, second = entry.history
+    assert (first.version, first.options, first.changed, first.user) == ("1.0", '{"executors": 2}', 0, "user 0")
+    assert (second.digest, second.version, second.config, second.user) == ("d2", "2.0", "{}", "user 1")
+
+
+def test_a_key_with_other_options_is_another_request():
+    operation = Operation(kind=Kind.ONLINE, model=NAME, options="{}")
+    store, _ = coordinator.begin(
+        cluster(State.OFFLINE), 0, Request(id="t", operation=operation, by="a", timeout=1000, key="k")
+    )
+    for options, said in (("{}", "t"), ('{"executors": 2}', None)):
+        request = Request(id="u", operation=replace(operation, options=options), by="a", timeout=1000, key="k")
+        assert (coordinator.begin(store, 0, request)[1] == said) == (said is not None)
+
+
+def test_a_lease_that_has_run_out_comes_to_life_again_until_the_node_is_struck_off():
+    store = cluster()
+    again, said = admission.renew(store, 9000, "b", "b", 3000, 1)
+    assert said is Standing.REVIVED
+    assert (again.leases["b"].expires, again.leases["b"].since) == (12_000, 9000)
+    assert admission.renew(store, 9000, "b", "b", 3000, 0)[1] is Standing.REFUSED
+    off, done = admission.forget(store, 9000, "b", 1, 3000)
+    assert done
+    assert admission.renew(off, 9000, "b", "b", 3000, 1)[1] is Standing.REFUSED
+
+
+def test_whose_lease_has_run_out_is_waited_for_and_whose_membership_ended_is_not():
+    store, _ = coordinator.begin(cluster(), 0, ask(Kind.ADD))
+    store, _ = coordinator.vote(store, 0, "t", "a", 1, Vote(True))
+    gone = replace(store, leases={"a": store.leases["a"]})
+    after, phase = coordinator.vote(gone, 10, "t", "b", 1, Vote(True))
+    assert phase is Phase.PREPARING
+    assert coordinator.decide(replace(after, leases=store.leases), 10, "t")[1] is Phase.COMMITTING
+    assert coordinator.decide(admission.forget(gone, 10, "b", 1, 3000)[0], 10, "t")[1] is Phase.ABORTED
+
+
+def test_a_node_judges_after_a_whole_lease_and_a_newcomer_only_when_nobody_else_can():
+    leases = {
+        "a": Lease(incarnation=1, nonce="a", expires=9000, since=4000),
+        "new": Lease(incarnation=1, nonce="new", expires=9000),
+    }
+    store = replace(cluster(), leases=leases)
+    assert not admission.forget(store, 6999, "b", 1, 3000, "a")[1]
+    assert admission.forget(store, 7000, "b", 1, 3000, "a")[1]
+    assert not admission.forget(store, 7000, "b", 1, 3000, "new")[1]
+    alone = replace(store, leases={"new": leases["new"]})
+    assert admission.forget(alone, 7000, "b", 1, 3000, "new")[1]
+    assert not admission.forget(alone, 7000, "b", 1, 3000, "unknown")[1]
+
+
+def test_contact():
+    contact = Contact(3.0)
+    assert contact.promise(0.0)
+    contact.granted(1.0, goes_on=False)
+    for at in range(1, 8):
+        contact.granted(1.0 + at / 2, goes_on=True)
+        assert not contact.promise(1.0 + at / 2)
+        assert contact.may_judge(1.0 + at / 2) == (at >= 6)
+    assert not contact.promise(5.5)
+    assert contact.promise(5.51)
+    contact.granted(5.6, goes_on=True)
+    for at in range(1, 8):
+        contact.granted(5.6 + at / 2, goes_on=True)
+        assert contact.may_judge(5.6 + at / 2) == (at >= 6)
+    contact.failed()
+    assert not contact.may_judge(9.1)
+    assert contact.promise(9.1)
+    contact.granted(9.2, goes_on=True)
+    assert not contact.may_judge(9.2)
+    contact.begins(9.3)
+    for at in range(1, 7):
+        contact.granted(9.3 + at / 2, goes_on=True)
+    assert contact.may_judge(12.3)
+
+
+def test_who_knows_to_be_the_only_member_asks_nobody():
+    machine = Participant("a", "nonce", Journal(node="a", lineage=("l",), rev=5, members=("a",), incarnation=1))
+    machine.on(do.Tick(), 0.0)
+    alone = replace(cluster(nodes=("a",)), members={"a": 2})
+    machine.on(do.Done(do.Look(), do.Seen(alone, 0)), 0.0)
+    machine.on(do.Done(do.Arrive(1), do.Granted(Standing.GRANTED, 2)), 0.0)
+    for at in range(1, 60):
+        assert not any(isinstance(i, (do.AskPeers, do.StopExecutors)) for i in machine.on(do.Tick(), at / 4))
+    assert machine.trusted(15.0)
+
+
+def test_an_ended_transaction_is_archived_and_its_key_still_gives_its_answer():
+    store = finished(cluster(), Kind.ADD)
+    store = replace(store, txs={"t": replace(store.txs["t"], key="k")}, keys={"k": "t"})
+    late = store.txs["t"].deadline + ARCHIVED_AFTER
+    assert archive(store, late) == (store, ())
+    for node in ("a", "b"):
+        store, _ = coordinator.ack(store, 0, node, 1, ("l",), 6)
+    assert archive(store, late - 1) == (store, ())
+    smaller, (ended,) = archive(store, late)
+    assert (smaller.txs, smaller.keys, smaller.models) == ({}, {}, store.models)
+    assert answer(replace(smaller, members={"a": 9}), late, ended) == Done("t", 6)
+    shown = replace(smaller, txs={"t": ended}, keys={"k": "t"})
+    assert coordinator.begin(shown, late, ask(Kind.ADD, "k", "other")) == (shown, "t")
+
+
+def test_what_was_rolled_back_is_archived():
+    store, _ = coordinator.begin(cluster(), 0, ask(Kind.ADD))
+    assert archive(store, 10**6) == (store, ())
+    store, _ = coordinator.abort(store, 0, "t", "too late")
+    smaller, (ended,) = archive(store, 10**6)
+    assert smaller.txs == {}
+    assert answer(smaller, 10**6, ended) == RolledBack("t", "too late", {})
+
+
+def test_all_journals_name_everybody_before_a_catalogue_is_rebuilt():
+    offers = {"a": replace(journal("a", 3), members=("a",)), "b": journal("b", 3)}
+    assert rebuild.rebuild(offers) == Unnamed(frozenset({"a", "b"}))
+    machine = Participant("a", "nonce", replace(offers["a"], incarnation=1))
+    machine.on(do.Tick(), 0.0)
+    assert installed(machine, offers) == []
+    machine.on(do.Done(do.Offer(machine.journal), do.Granted(Standing.GRANTED, 1)), 0.0)
+    offers["a"] = machine.journal
+    machine.on(do.Tick(), 0.0)
+    store = Store(
+        offers={n: replace(o, round="r") for n, o in offers.items()},
+        leases={"a": Lease(incarnation=1, nonce="nonce", expires=3000)},
+    )
+    out = machine.on(do.Done(do.Look(), do.Seen(store, 0)), 0.0)
+    assert [i.journal.members for i in out if isinstance(i, do.Write)] == [("a", "b")]
+
+
+def test_an_offer_of_an_earlier_round_is_refused():
+    first = replace(journal("a", 3), round="r1", opens=True)
+    store, done = rebuild.offer(Store(), 0, "a", 3000, first)
+    assert done
+    assert isinstance(rebuild.rebuild({"a": first}), Blank)
+    for late in (replace(first, round="r0"), replace(journal("b", 1), round="r0"), replace(first, round="r2")):
+        assert rebuild.offer(store, 0, late.node, 3000, replace(late, opens=False)) == (store, False)
+    assert rebuild.offer(Store(), 0, "b", 3000, replace(journal("b", 1), round="r0")) == (Store(), False)
+    again, done = rebuild.offer(store, 0, "a", 3000, replace(first, opens=False))
+    assert done
+    assert rebuild.rebuild(again.offers) == Waiting(frozenset({"b"}))
+
+
+def test_an_operator_gives_up_nodes_that_do_not_come():
+    own = replace(journal("a", 3), incarnation=1)
+    machine = Participant("a", "nonce", own)
+    machine.on(do.Tick(), 0.0)
+    assert installed(machine, {"a": own}) == []
+    assert machine.on(do.GivenUp(frozenset({"b"})), 0.0) == []
+    machine.on(do.Done(do.Offer(own), do.Granted(Standing.GRANTED, 1)), 0.0)
+    (rebuilt,) = installed(machine, {"a": own})
+    assert rebuilt.expected == {"a"}
+    came = {"a": own, "b": replace(journal("b", 4), incarnation=1)}
+    assert rebuild.rebuild(came, without=["b"]).expected == {"a", "b"}

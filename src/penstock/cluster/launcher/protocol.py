@@ -23,6 +23,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """An IP address for a `tcp` data socket instead of `ipc`."""
     log_file: str | None = None
     """Where the worker's own output goes; `None`: inherited."""
+    capture_output: bool = False
+    """What models print and log comes as `Log` messages, not as the worker's own output."""
 
 
 class WorkerHandle(Protocol):

@@ -36,7 +36,7 @@ def answer(store: Store, now: int, tx: Tx) -> Done | RolledBack | Pending:
     if tx.phase is Phase.ABORTED:
         nodes = {node: vote.reason for node, vote in tx.votes.items() if not vote.yes}
         return RolledBack(tx.id, tx.reason, nodes)
-    if settled(store, now, tx):
+    if settled(store, tx):
         return Done(tx.id, tx.rev)
-    heard = tx.acks | set(lost(store, now, tx)) if tx.phase is Phase.FINISHED else tx.votes.keys()
+    heard = tx.acks | set(lost(store, tx)) if tx.phase is Phase.FINISHED else tx.votes.keys()
     return Pending(tx.id, tx.phase is not Phase.PREPARING, tuple(sorted(tx.participants.keys() - heard)))

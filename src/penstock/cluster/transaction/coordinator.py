@@ -1,10 +1,13 @@
-"""The life of a transaction in the store. Each function is one Lua script: it sees the whole store at one moment, and
+"""The life of a transaction in the store. Each function is one atomic step: it sees the whole store at one moment, and
 returns the store as it leaves it together with its answer. There is no coordinator to lose: any node calls any of them,
 each may be called again at any time, and a call that no longer fits changes nothing.
 
     BEGIN --> PREPARING --all yes in time--> COMMITTING --FINISH--> FINISHED --acks of all--> settled
                   |
                   +--a no, the deadline, a lost node, ABORT--> ABORTED
+
+A node is lost when it is not the member any more that it was at BEGIN. One whose lease has run out may come back: it is
+waited for, until the leader strikes it off or the deadline passes.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import msgspec
 from penstock.cluster.transaction.preconditions import Refusal, Why, check
 from penstock.cluster.transaction.records import Entry, Operation, Phase, State, Store, Tx, Vote, changed
 
+ARCHIVED_AFTER = 10_000
+"""Milliseconds after its deadline at which a transaction that has ended is archived."""
 _replace = msgspec.structs.replace
 
 
@@ -28,6 +33,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     timeout: int
     base: int | None = None
     key: str = ""
+    user: str = ""
+    """Who asks."""
 
 
 class Verdict(Enum):
@@ -63,6 +70,7 @@ def begin(store: Store, now: int, request: Request) -> tuple[Store, str | Refusa
     tx = Tx(
         id=request.id, operation=operation, base=entry.generation,
         participants=store.members, deadline=now + request.timeout, timeout=request.timeout, by=request.by, key=key,
+        user=request.user,
     )  # fmt: skip
     return _replace(
         store,
@@ -77,26 +85,23 @@ def _there(store: Store, now: int, node: str, incarnation: int) -> bool:
     return lease is not None and lease.incarnation == incarnation
 
 
-def lost(store: Store, now: int, tx: Tx) -> list[str]:
+def lost(store: Store, tx: Tx) -> list[str]:
     """The participants that are no longer the members that they were at BEGIN."""
-    return [
-        node
-        for node, incarnation in tx.participants.items()
-        if store.members.get(node) != incarnation or not _there(store, now, node, incarnation)
-    ]
+    return [node for node, incarnation in tx.participants.items() if store.members.get(node) != incarnation]
 
 
 def verdict(store: Store, now: int, tx: Tx) -> tuple[Verdict, str]:
     """What DECIDE does about a PREPARING transaction, and why. An abort always wins over a commit."""
     if refusals := {node: vote.reason for node, vote in tx.votes.items() if not vote.yes}:
         return Verdict.ABORT, "; ".join(f"{node}: {reason}" for node, reason in sorted(refusals.items()))
-    if gone := lost(store, now, tx):
+    if gone := lost(store, tx):
         return Verdict.ABORT, "; ".join(f"{node}: was lost" for node in sorted(gone))
     missing = sorted(tx.participants.keys() - tx.votes.keys())
     if now >= tx.deadline:
         late = "; ".join(f"{node}: did not answer in time" for node in missing)
         return Verdict.ABORT, late or "decided after the deadline"
-    return (Verdict.WAIT, "") if missing else (Verdict.COMMIT, "")
+    there = all(_there(store, now, node, incarnation) for node, incarnation in tx.participants.items())
+    return (Verdict.COMMIT, "") if there and not missing else (Verdict.WAIT, "")
 
 
 def vote(store: Store, now: int, tx_id: str, node: str, incarnation: int, said: Vote) -> tuple[Store, Phase | None]:
@@ -158,9 +163,27 @@ def ack(store: Store, now: int, node: str, incarnation: int, lineage: tuple[str,
     return _replace(store, leases=leases, txs={**store.txs, **txs}), True
 
 
-def settled(store: Store, now: int, tx: Tx) -> bool:
+def settled(store: Store, tx: Tx) -> bool:
     """Whether every participant has applied a FINISHED transaction, or is lost and will synchronise when it returns."""
-    return tx.phase is Phase.FINISHED and tx.participants.keys() <= tx.acks | set(lost(store, now, tx))
+    return tx.phase is Phase.FINISHED and tx.participants.keys() <= tx.acks | set(lost(store, tx))
+
+
+def archive(store: Store, now: int) -> tuple[Store, tuple[Tx, ...]]:
+    """ARCHIVE: take out what has ended and interests no node any more, a while after its deadline; the caller keeps it
+    for those who ask, and shows it to BEGIN when its key comes again. A settled one is in every journal; it is given
+    as acknowledged by all, so that `answers.answer` says the same for ever."""
+    ended = {
+        tx.id: _replace(tx, acks=frozenset(tx.participants)) if tx.phase is Phase.FINISHED else tx
+        for tx in store.txs.values()
+        if now >= tx.deadline + ARCHIVED_AFTER and (tx.phase is Phase.ABORTED or settled(store, tx))
+    }
+    if not ended:
+        return store, ()
+    return _replace(
+        store,
+        txs={tx_id: tx for tx_id, tx in store.txs.items() if tx_id not in ended},
+        keys={key: tx_id for key, tx_id in store.keys.items() if tx_id not in ended},
+    ), tuple(ended.values())
 
 
 def _put(store: Store, tx: Tx) -> Store:

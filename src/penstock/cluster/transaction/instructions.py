@@ -1,7 +1,7 @@
 """What a participant tells its surroundings to do, and what it is told.
 
-Instructions that call the store name the script; the agent carries out each one once, reports `Done` with the answer or
-`Failed`, and never repeats one by itself: the participant asks again if it still wants it.
+Instructions that call the store name the function; the agent carries out each one once, reports `Done` with the answer
+or `Failed`, and never repeats one by itself: the participant asks again if it still wants it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ class Renew:
     """`admission.renew`. Done: `Granted`."""
 
     incarnation: int
+
+
+@dataclass(frozen=True)
+class AskPeers:
+    """Ask every one of `members` for its `Participant.promise`, and those who say no again, some ten times in a sixth
+    of a lease: they may be about to find out themselves. Done, at the latest after that time: `Promised`; a node that
+    does not answer has not promised."""
+
+    members: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ class DropUpload:
 
 
 Instruction: TypeAlias = (
-    Look | Arrive | Renew | Admit | Leave | Offer | Install | SendVote | Decide | Abort | Finish | Ack
+    Look | Arrive | Renew | AskPeers | Admit | Leave | Offer | Install | SendVote | Decide | Abort | Finish | Ack
     | Prepare | Cancel | Discard | Write | Apply | StopExecutors | DropUpload
 )  # fmt: skip
 
@@ -181,11 +190,18 @@ class Granted:
 
 
 @dataclass(frozen=True)
+class Promised:
+    """Whether every node that was asked has promised."""
+
+    all: bool
+
+
+@dataclass(frozen=True)
 class Done:
     """An instruction has been carried out."""
 
     instruction: Instruction
-    answer: Seen | Granted | None = None
+    answer: Seen | Granted | Promised | None = None
 
 
 @dataclass(frozen=True)
@@ -203,7 +219,7 @@ class Rang:
 
 @dataclass(frozen=True)
 class Tick:
-    """Time has passed; to come several times per lease."""
+    """Time has passed; to come ten times per lease or more."""
 
 
 @dataclass(frozen=True)
@@ -214,4 +230,12 @@ class Uploaded:
     patience: float
 
 
-Event: TypeAlias = Done | Failed | Rang | Tick | Uploaded
+@dataclass(frozen=True)
+class GivenUp:
+    """An operator declares that these nodes are gone for good, while the catalogue waits for their journals. What only
+    they knew is lost."""
+
+    nodes: frozenset[str]
+
+
+Event: TypeAlias = Done | Failed | Rang | Tick | Uploaded | GivenUp

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from penstock.cluster.transaction.coordinator import settled
 from penstock.cluster.transaction.records import Entry, Kind, Phase, State, Store, Tx, unlocked
 
 _WAYS = {
@@ -44,6 +45,8 @@ def change(before: Store, after: Store, now: int) -> Iterator[str]:
     finished = []
     for tx_id, old in before.txs.items():
         new = after.txs.get(tx_id)
+        if new is None and (old.open or (old.phase is Phase.FINISHED and not settled(before, old))):
+            yield f"{tx_id} was {old.phase.value} and not settled, and is gone"
         if new is None or new is old:
             continue
         if new.phase not in _WAYS[old.phase]:
@@ -52,8 +55,9 @@ def change(before: Store, after: Store, now: int) -> Iterator[str]:
             yield from _commit(after, new, now)
         if new.phase is not old.phase and new.phase is Phase.FINISHED:
             finished.append(new)
-    if after.rev != before.rev and [tx.rev for tx in finished] != [after.rev]:
-        yield f"revision {after.rev} was not made by one transaction"
+    made = [tx.rev for tx in finished] or [before.rev + 1] * (after.incarnations != before.incarnations)
+    if after.rev != before.rev and made != [after.rev]:
+        yield f"revision {after.rev} was not made by one transaction or arrival"
     changed = {tx.operation.model for tx in finished}
     if after.models is not before.models:
         for name in before.models.keys() | after.models.keys():

@@ -10,6 +10,8 @@ The order that carries the promises:
     see COMMITTING -> Write(decided) -> Finish          a finished transaction survives a loss of the store
     see FINISHED -> Apply -> Write(models) -> Ack       an acknowledgement survives a crash
     journal is current -> Admit, Discard                a member is up to date; what a commit needs is never removed
+
+While the store is away, for everybody, what runs goes on: see `contact`.
 """
 
 from __future__ import annotations
@@ -19,10 +21,21 @@ from collections.abc import Collection
 import msgspec
 
 from penstock.cluster.transaction import instructions as do
-from penstock.cluster.transaction.admission import Standing
-from penstock.cluster.transaction.coordinator import Verdict, verdict
-from penstock.cluster.transaction.instructions import Done, Event, Failed, Granted, Instruction, Rang, Seen, Tick
-from penstock.cluster.transaction.rebuild import Blank, Rebuilt, Waiting, belongs, rebuild
+from penstock.cluster.transaction.admission import Standing, admit, known
+from penstock.cluster.transaction.contact import Contact
+from penstock.cluster.transaction.coordinator import Verdict, lost, verdict
+from penstock.cluster.transaction.instructions import (
+    Done,
+    Event,
+    Failed,
+    Granted,
+    Instruction,
+    Promised,
+    Rang,
+    Seen,
+    Tick,
+)
+from penstock.cluster.transaction.rebuild import Blank, Rebuilt, Unnamed, Waiting, belongs, rebuild, round_of
 from penstock.cluster.transaction.records import (
     KEYS_KEPT,
     Entry,
@@ -36,12 +49,15 @@ from penstock.cluster.transaction.records import (
 
 TRUSTED = 2 / 3
 """The share of a lease after which its holder no longer trusts it."""
-RENEWALS = 6
+RENEWALS = 8
 """A lease is renewed so many times within its length."""
+QUESTIONS = 20
+"""Peers are asked so many times in a lease at most, while they do not promise."""
 PATIENCE = 1.5
 """A node that has seen a transaction for so many times its timeout, by its own clock, aborts it."""
+WAITS = "it waits until every other node has written down that it is there, and no operation is open"
 _LOCAL = (do.Prepare, do.Discard, do.Write, do.Apply, do.StopExecutors, do.DropUpload)
-_SINGLE = frozenset({do.Write, do.Offer, do.Install, do.Look, do.StopExecutors, do.Arrive, do.Renew})
+_SINGLE = frozenset({do.Write, do.Offer, do.Install, do.Look, do.StopExecutors, do.Arrive, do.Renew, do.AskPeers})
 """Of these there is only one under way, whatever it says."""
 _replace = msgspec.structs.replace
 
@@ -58,10 +74,11 @@ def _key(instruction: Instruction) -> object:
 class Participant:
     """The machine of node `name`.
 
-    `journal` is what the node had fsynced and `staged` the transactions of which something was found on its disk, when
-    it started. Times are seconds of this node's monotonic clock. `lease`: its length. `poll`: the longest time between
-    two looks. `found_after`: a store without any catalogue is made a new one after so long, `None`: never. `attempts`:
-    a member that fails so often to apply what was committed leaves.
+    `journal` is what the node had fsynced, `staged` the transactions of which something was found on its disk, and
+    `lacking` the models of which something is missing there or damaged, when it started. Times are seconds of this
+    node's monotonic clock. `lease`: its length. `poll`: the longest time between two looks. `found_after`: a store
+    without any catalogue is made a new one after so long, `None`: never. `attempts`: a member that fails so often to
+    apply what was committed leaves.
     """
 
     def __init__(
@@ -70,6 +87,7 @@ class Participant:
         nonce: str,
         journal: Journal | None = None,
         staged: Collection[str] = (),
+        lacking: Collection[str] = (),
         *,
         lease: float = 3.0,
         poll: float = 1.0,
@@ -83,7 +101,10 @@ class Participant:
         self.problem = "it has not joined the cluster yet"
         self._lease, self._poll, self._found_after, self._attempts = lease, poll, found_after, attempts
         self._fenced = True
-        self._trusted_until = self._renew_at = float("-inf")
+        self._trusted_until = self._renew_at = self._question_at = float("-inf")
+        self._contact = Contact(lease)
+        self._rounds = 0
+        self._given_up: frozenset[str] = frozenset()
         self._seen: Seen | None = None
         self._open: list[Tx] = []
         self._targets: dict[str, Entry] = {}
@@ -92,7 +113,9 @@ class Participant:
         """What `_current_journal` was made from, and what it made."""
         self._look_at = float("-inf")
         self._empty_since: float | None = None
-        self.actual: dict[str, Entry] = {name: _stopped(entry) for name, entry in self.journal.models.items()}
+        self.actual: dict[str, Entry] = {
+            name: _unknown(name) if name in lacking else _stopped(entry) for name, entry in self.journal.models.items()
+        }
         """What is in effect on this node."""
         self._staged = set(staged) | set(self.journal.prepared)
         self._made: set[str] = set()
@@ -118,6 +141,15 @@ class Participant:
         """Whether this node is a member that has applied what it last saw."""
         return self.trusted(now) and self._member() and self._current()
 
+    def may_judge(self, now: float) -> bool:
+        """Whether this node, as the leader, may take others for dead: FORGET, and what ran there starts elsewhere. A
+        FORGET that is not at the store within a third of a lease from now must not get there at all."""
+        return self.trusted(now) and self._seen is not None and self._contact.may_judge(now)
+
+    def promise(self, now: float) -> bool:
+        """The answer to a peer's `AskPeers`. True: this node will judge nobody for one lease."""
+        return self._contact.promise(now)
+
     # ---- events --------------------------------------------------------------------------------------------------
 
     def on(self, event: Event, now: float) -> list[Instruction]:
@@ -133,14 +165,16 @@ class Participant:
                 self._look_at = now
             case do.Uploaded(digest, patience):
                 self._uploads[digest] = now + patience
+            case do.GivenUp(nodes):
+                self._given_up |= nodes
             case Tick():
                 self._held = {key for key in self._held if not _is_local(key)}
         self._next(now)
         return self._out
 
-    def _done(self, instruction: Instruction, answer: Seen | Granted | None, now: float) -> None:
+    def _done(self, instruction: Instruction, answer: Seen | Granted | Promised | None, now: float) -> None:
         sent_at = self._under_way.pop(_key(instruction), now)
-        if not isinstance(instruction, (*_LOCAL, do.Look, do.Renew)):
+        if not isinstance(instruction, (*_LOCAL, do.Look, do.Renew, do.AskPeers)):
             self._held.add(_key(instruction))
             self._look_at = now
         match instruction:
@@ -150,6 +184,9 @@ class Participant:
             case do.Arrive() | do.Renew() | do.Offer():
                 assert isinstance(answer, Granted)
                 self._granted(instruction, answer, sent_at, now)
+            case do.AskPeers():
+                assert isinstance(answer, Promised)
+                self._promised(answer.all, sent_at, now)
             case do.Prepare(tx):
                 self._made.add(tx.id)
             case do.Write(journal):
@@ -173,7 +210,11 @@ class Participant:
         self._under_way.pop(_key(instruction), None)
         match instruction:
             case do.Renew():
+                self._contact.failed()
                 return  # `_renew_at` says when to try again
+            case do.AskPeers():
+                self._promised(False, now, now)
+                return
             case do.Look():
                 self._look_at = now + self._poll
                 return
@@ -197,12 +238,14 @@ class Participant:
             self.actual.pop(entry.name, None)
 
     def _saw(self, seen: Seen, now: float) -> None:
+        if self._seen is None or self._seen.store.lineage != seen.store.lineage:
+            self._contact.begins(now)
         self._seen = seen
         self._held.clear()
         self._look_at = now + self._poll
         self._targets = {name: unlocked(e) for name, e in seen.store.models.items() if e.generation}
         if seen.store.lineage:
-            self._empty_since = None
+            self._empty_since, self._given_up = None, frozenset()
         elif self._empty_since is None:
             self._empty_since = now
         self._open = seen.store.open()
@@ -213,7 +256,9 @@ class Participant:
     def _granted(self, asked: do.Arrive | do.Renew | do.Offer, said: Granted, sent_at: float, now: float) -> None:
         if isinstance(asked, do.Renew) and (self._fenced or asked.incarnation != self.incarnation):
             return
-        if said.standing is Standing.GRANTED:
+        if said.standing is Standing.GRANTED or said.standing is Standing.REVIVED:
+            goes_on = isinstance(asked, do.Renew) and said.standing is Standing.GRANTED
+            self._contact.granted(now, goes_on=goes_on)
             self._fenced = False
             self.incarnation = said.incarnation
             self._trusted_until = max(self._trusted_until, sent_at + TRUSTED * self._lease)
@@ -222,9 +267,32 @@ class Participant:
             self._renew_at = now + self._lease / RENEWALS
             self._look_at = now
         elif isinstance(asked, do.Renew):
-            self._fence("its membership ended: the lease had run out")
+            self._fence("its membership ended: it was taken for dead")
         else:
             self.problem = f"another process named {self.name!r} has its lease"
+
+    def _promised(self, all_: bool, sent_at: float, now: float) -> None:
+        """What counts is when the question was sent: the promises were given later, and last for a whole lease."""
+        self._question_at = max(now, sent_at + self._lease / QUESTIONS)
+        if all_ and not self._fenced:
+            self._question_at = now + self._lease / RENEWALS
+            self._trusted_until = max(self._trusted_until, sent_at + TRUSTED * self._lease)
+
+    def _judges(self) -> frozenset[str]:
+        """Who could take this node for dead. A newcomer judges only when it is a member, and becomes one only when this
+        node has named it."""
+        named = frozenset(self.journal.members)
+        return named if self._seen is None else named | self._seen.store.members.keys() | self._seen.store.expected
+
+    def _suspend(self, now: float) -> None:
+        """The store is away. If that is so for everybody, nobody judges, and what runs here may go on."""
+        judges = self._judges()
+        if self.name not in judges:
+            return
+        if judges == {self.name}:
+            self._promised(True, now, now)
+        else:
+            self._ask(do.AskPeers(judges - {self.name}), now)
 
     def _expire(self, now: float) -> None:
         if not self._fenced and now >= self._trusted_until:
@@ -241,6 +309,8 @@ class Participant:
             if now >= self._renew_at:
                 self._renew_at = now + self._lease / RENEWALS
                 self._ask(do.Renew(self.incarnation), now)
+            if now >= self._question_at and self._contact.doubts(now):
+                self._suspend(now)
         elif self._quiet() and self._seen is not None and self._seen.store.lineage:
             self._ask(do.Arrive(self.incarnation), now)
 
@@ -287,17 +357,24 @@ class Participant:
         if do.Write in self._under_way or do.Look in self._under_way or (self._fenced and not self._quiet()):
             return  # what is offered must be what is on disk, and stay so
         incarnation = self.incarnation + 1 if self._fenced else self.incarnation
-        own = _replace(self.journal, incarnation=incarnation)
-        if self._fenced or store.offers.get(self.name) != own:
+        own = _replace(self.journal, incarnation=incarnation, round=round_of(store))
+        if not store.offers:
+            self._rounds += 1
+            own = _replace(own, round=f"{self.nonce}/{self._rounds}", opens=True)
+        leased = self._seen is not None and store.live(self.name, self._seen.now) is not None
+        if self._fenced or not leased or store.offers.get(self.name) != own:
             self._ask(do.Offer(own), now)
             return
-        match rebuild(store.offers):
+        match rebuild(store.offers, self._given_up):
             case Rebuilt() as rebuilt:
                 self._ask(do.Install(store, rebuilt))
             case Blank():
                 since = self._empty_since if self._empty_since is not None else now
                 if self._found_after is not None and now >= since + self._found_after:
                     self._ask(do.Install(store, None))
+            case Unnamed(names):
+                if not names <= set(self.journal.members):
+                    self._ask(do.Write(_replace(self.journal, members=tuple(sorted(names)))))
             case Waiting(missing):
                 self.problem = f"the catalogue waits for the journals of {', '.join(sorted(missing))}"
 
@@ -328,7 +405,7 @@ class Participant:
         """Only a participant finishes, as only their journals are surely asked for when the store is rebuilt; anybody
         when all of them are gone."""
         store = seen.store
-        orphaned = not any(store.live(node, seen.now) for node in tx.participants)
+        orphaned = len(lost(store, tx)) == len(tx.participants)
         if self.journal.lineage != store.lineage or not (self.name in tx.participants or orphaned):
             return
         if tx.id in self.journal.decided:
@@ -346,7 +423,10 @@ class Participant:
             return
         store, wanted = seen.store, self._current_journal(seen)
         if wanted is not self.journal:
-            self._ask(do.Write(wanted))
+            if self.journal.lineage == store.lineage or known(store, seen.now, self.name):
+                self._ask(do.Write(wanted))
+            else:
+                self.problem = WAITS
             return
         lease = store.leases.get(self.name)
         if lease is None or lease.incarnation != self.incarnation:
@@ -355,8 +435,10 @@ class Participant:
             self._ask(do.Ack(self.incarnation, store.lineage, store.rev))
         if self._member():
             self.problem = ""
-        elif not self._open:
+        elif admit(store, seen.now, self.name, self.incarnation, store.lineage, store.rev)[1]:
             self._ask(do.Admit(self.incarnation, store.lineage, store.rev))
+        else:
+            self.problem = WAITS
 
     def _catch_up(self) -> None:
         behind = [name for name, entry in self._targets.items() if self.actual.get(name) != entry]
@@ -385,7 +467,7 @@ class Participant:
             models=self._targets,
             prepared={key: tx for key, tx in self.journal.prepared.items() if key in open_},
             decided={key: tx for key, tx in self.journal.decided.items() if key in open_},
-            members=tuple(sorted(store.members.keys() | store.expected)),
+            members=tuple(sorted(store.named(seen.now))),
             incarnation=self.incarnation,
             keys=dict(list(keys.items())[-KEYS_KEPT:]),
         )

@@ -46,7 +46,10 @@ def check(operation: Operation, entry: Entry | None, base: int | None) -> Refusa
     elif here is None:
         return Refusal(Why.MISSING, f"there is no model {name!r}", "penstock model list shows those that there are")
     elif here.state is not NEEDS[operation.kind]:
-        remedy = "take it offline first" if here.state is State.ONLINE else ""
+        if operation.kind.value == here.state.value:
+            return Refusal(Why.STATE, f"{name!r} is {here.state.value} already")
+        other = "offline" if here.state is State.ONLINE else "online"
+        remedy = f"first: penstock model {other} {name}"
         return Refusal(Why.STATE, f"{name!r} is {here.state.value}: {operation.kind.value} is not possible", remedy)
     elif base is not None and here.generation != base:
         return Refusal(Why.UNAVAILABLE, f"{name!r} was just changed by somebody else", "look at it and try again")

@@ -1,9 +1,14 @@
 """The catalogue again, from the journals of the nodes, after Redis has lost its memory.
 
-`offer` and `install` are Lua scripts; `rebuild` is a pure function that any node computes from the offers. What it
+`offer` and `install` are atomic steps; `rebuild` is a pure function that any node computes from the offers. What it
 gives is safe for two reasons. The newest copy is the truth up to its revision, because a node changes its copy only
 after FINISH. And a transaction that no journal calls decided was not finished, because FINISH is called only by nodes
-that have fsynced the decision; it is aborted. For both, every node that could know more must have offered.
+that have fsynced the decision; it is aborted. For both, every node that could know more must have offered; and that
+is so only if the journals name everybody. Therefore all journals have to name all nodes that take part before anything
+is installed: if the memory is lost once more, none of them rebuilds without the one that has meanwhile gone on.
+
+Each loss is a *round*: the first offer after it opens the round, by a name never used before, and does not count. What
+counts are offers of nodes that have seen this round; one from before, still under way, does not fit.
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ import msgspec
 from penstock.cluster.transaction.admission import shortened
 from penstock.cluster.transaction.records import Entry, Journal, Lease, Phase, Store, Tx, changed
 
+SKIPPED = 1000
+"""A rebuilt catalogue goes on so many revisions later: beyond every one that was given and that no journal has seen."""
 _replace = msgspec.structs.replace
 
 
@@ -22,6 +29,12 @@ class Waiting(msgspec.Struct, frozen=True):
     """Nodes whose journals are still needed."""
 
     missing: frozenset[str]
+
+
+class Unnamed(msgspec.Struct, frozen=True):
+    """Every journal of the catalogue must name these nodes first."""
+
+    names: frozenset[str]
 
 
 class Blank(msgspec.Struct, frozen=True):
@@ -40,8 +53,11 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     """The committed transactions whose idempotency keys are still known."""
 
 
-def rebuild(offers: Mapping[str, Journal], without: Collection[str] = ()) -> Rebuilt | Waiting | Blank:
-    """What the offers say. `without`: nodes that an operator has declared gone for good."""
+def rebuild(offers: Mapping[str, Journal], without: Collection[str] = ()) -> Rebuilt | Waiting | Unnamed | Blank:
+    """What the offers say. `without`: nodes that an operator has declared gone for good; one that has offered is
+    there all the same."""
+    without = set(without) - offers.keys()
+    offers = {node: offer for node, offer in offers.items() if not offer.opens}
     if not any(offer.lineage for offer in offers.values()):
         return Blank()
     best = max(offers.values(), key=lambda offer: (len(offer.lineage), offer.rev))
@@ -49,9 +65,12 @@ def rebuild(offers: Mapping[str, Journal], without: Collection[str] = ()) -> Reb
     doubtful = _in_doubt(known, best)
     named = {best.node, *(node for offer in known for node in offer.members)}
     named |= {node for tx in doubtful.values() for node in tx.participants}
-    if missing := named - offers.keys() - set(without):
+    named -= without
+    if missing := named - offers.keys():
         return Waiting(frozenset(missing))
-    models, rev = dict(best.models), best.rev
+    if any(named - set(offer.members) for offer in known):
+        return Unnamed(frozenset(named))
+    models, rev = dict(best.models), best.rev + SKIPPED
     committed = {tx.key: tx for offer in known for tx in offer.keys.values()}
     decided = {tx_id for offer in known for tx_id in offer.decided}
     for tx in sorted(doubtful.values(), key=lambda tx: tx.id):
@@ -65,7 +84,7 @@ def rebuild(offers: Mapping[str, Journal], without: Collection[str] = ()) -> Reb
             committed[tx.key] = _replace(tx, phase=Phase.FINISHED, rev=rev)
     return Rebuilt(
         ancestors=best.lineage,
-        expected=frozenset(named - set(without)),
+        expected=frozenset(named),
         rev=rev + 1,
         models=models,
         txs={tx.id: tx for tx in committed.values()},
@@ -92,13 +111,20 @@ def offer(store: Store, now: int, nonce: str, length: int, journal: Journal) -> 
         return store, False
     if held is not None and held.nonce != nonce:
         return shortened(store, now, node, held, length), False
-    lease = Lease(incarnation=journal.incarnation, nonce=nonce, expires=now + length)
+    if journal.opens == bool(store.offers) or (store.offers and journal.round != round_of(store)):
+        return store, False
+    lease = Lease(incarnation=journal.incarnation, nonce=nonce, expires=now + length, since=now)
     return _replace(
         store,
         offers={**store.offers, node: journal},
         leases={**store.leases, node: lease},
         incarnations={**store.incarnations, node: max(journal.incarnation, store.incarnations.get(node, 0))},
     ), True
+
+
+def round_of(store: Store) -> str:
+    """The name of this loss of memory; "" before the first offer."""
+    return next((offer.round for offer in store.offers.values()), "")
 
 
 def install(
@@ -108,13 +134,15 @@ def install(
     is a member until it has synchronised."""
     if store.lineage or store.offers != offers:
         return store, False
+    leases = {node: _replace(lease, since=now) for node, lease in store.leases.items()}
     if rebuilt is None:
-        return _replace(store, lineage=(name,), offers={}), True
+        return _replace(store, lineage=(name,), leases=leases, offers={}), True
     return _replace(
         store,
         lineage=(*rebuilt.ancestors, name),
         rev=rebuilt.rev,
         expected=rebuilt.expected,
+        leases=leases,
         models=rebuilt.models,
         txs=rebuilt.txs,
         keys={tx.key: tx.id for tx in rebuilt.txs.values()},

@@ -45,12 +45,17 @@ class Phase(Enum):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for. `digest` is for ADD and UPDATE; `config` is JSON text, `None`: as it is."""
+    """What is asked for. `digest` and `version` are for ADD and UPDATE; without a digest the package stays as it is.
+    `config` and `options` are JSON text, `None`: as it is."""
 
     kind: Kind
     model: str
     digest: str = ""
     config: str | None = None
+    options: str | None = None
+    """How it is to run: executors, recovery, …"""
+    version: str = ""
+    """The package's own version, for people."""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +64,10 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     digest: str
     config: str
+    options: str = "{}"
+    version: str = ""
+    changed: int = 0
+    user: str = ""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +79,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     digest: str = ""
     config: str = "{}"
+    options: str = "{}"
+    version: str = ""
+    changed: int = 0
+    """When the transaction that made it what it is began, ms of Redis TIME; 0: nobody knows."""
+    user: str = ""
+    """Who asked for that transaction."""
     history: tuple[Version, ...] = ()
     """Earlier versions, the latest last."""
     tx: str = ""
@@ -100,6 +115,8 @@ class Tx(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     """The node that was asked."""
     key: str = ""
+    user: str = ""
+    """Who asked."""
     phase: Phase = Phase.PREPARING
     votes: Mapping[str, Vote] = {}
     acks: frozenset[str] = frozenset()
@@ -113,6 +130,11 @@ class Tx(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it still holds its lock."""
         return self.phase is Phase.PREPARING or self.phase is Phase.COMMITTING
 
+    @property
+    def begun(self) -> int:
+        """When BEGIN was, ms of Redis TIME."""
+        return self.deadline - self.timeout
+
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """A node's lease. A node that holds one need not be a member yet: it may be synchronising."""
@@ -122,6 +144,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     expires: int
     applied: int = -1
     """The catalogue revision that this incarnation has applied."""
+    since: int = 0
+    """From when on it has been in force without a gap, ms."""
 
 
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,10 +161,14 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     decided: Mapping[str, Tx] = {}
     """Transactions that this node has seen COMMITTING and whose effect is not yet in `models`."""
     members: tuple[str, ...] = ()
-    """Whose journals must be seen before the catalogue is rebuilt: members and expected ones."""
+    """Whose journals must be seen before the catalogue is rebuilt; see `Store.named`."""
     incarnation: int = 0
     keys: Mapping[str, Tx] = {}
     """Idempotency key -> the committed transaction."""
+    round: str = ""
+    """Only in an offer: the name of this loss of memory, given by the first offer after it."""
+    opens: bool = False
+    """Only in an offer: it opens the round, and does not yet count."""
 
 
 class Store(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +181,7 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     members: Mapping[str, int] = {}
     """Nodes that were admitted -> incarnation."""
     expected: frozenset[str] = frozenset()
-    """Nodes that the catalogue was rebuilt with and that are not members again yet."""
+    """Nodes that were members, or that the catalogue was rebuilt with, and that are not members again yet."""
     incarnations: Mapping[str, int] = {}
     leases: Mapping[str, Lease] = {}
     models: Mapping[str, Entry] = {}
@@ -172,6 +200,10 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
         lease = self.leases.get(node)
         return lease if lease is not None and lease.expires > now else None
 
+    def named(self, now: int) -> frozenset[str]:
+        """The nodes that a journal written now has to name: whoever is a member or could become one."""
+        return self.expected | self.members.keys() | {node for node in self.leases if self.live(node, now)}
+
 
 def unlocked(entry: Entry) -> Entry:
     """The entry as journals and nodes know it."""
@@ -184,16 +216,28 @@ def changed(entry: Entry | None, tx: Tx, rev: int) -> Entry:
     if operation.kind is Kind.ADD or entry is None:
         return Entry(
             name=operation.model, generation=rev, state=State.OFFLINE, digest=operation.digest,
-            config=operation.config or "{}", tx=tx.id,
+            config=operation.config or "{}", options=operation.options or "{}", version=operation.version,
+            tx=tx.id, changed=tx.begun, user=tx.user,
         )  # fmt: skip
     if operation.kind is Kind.DELETE:
-        return Entry(name=entry.name, generation=rev, state=State.DELETED, tx=tx.id)
-    config = entry.config if operation.config is None else operation.config
-    if operation.kind is Kind.UPDATE:
-        before = Version(generation=entry.generation, digest=entry.digest, config=entry.config)
-        return msgspec.structs.replace(
-            entry, generation=rev, digest=operation.digest or entry.digest, config=config, tx=tx.id, lock="",
-            history=(*entry.history, before)[-VERSIONS_KEPT:],
+        return Entry(
+            name=entry.name, generation=rev, state=State.DELETED, tx=tx.id, changed=tx.begun, user=tx.user
         )  # fmt: skip
-    state = State.ONLINE if operation.kind is Kind.ONLINE else State.OFFLINE
-    return msgspec.structs.replace(entry, generation=rev, state=state, config=config, tx=tx.id, lock="")
+    after = msgspec.structs.replace(
+        entry, generation=rev, tx=tx.id, changed=tx.begun, user=tx.user, lock="",
+        config=entry.config if operation.config is None else operation.config,
+        options=entry.options if operation.options is None else operation.options,
+    )  # fmt: skip
+    if operation.kind is not Kind.UPDATE:
+        return msgspec.structs.replace(after, state=State.ONLINE if operation.kind is Kind.ONLINE else State.OFFLINE)
+    history = (*entry.history, _version(entry))[-VERSIONS_KEPT:]
+    if not operation.digest:
+        return msgspec.structs.replace(after, history=history)
+    return msgspec.structs.replace(after, digest=operation.digest, version=operation.version, history=history)
+
+
+def _version(entry: Entry) -> Version:
+    return Version(
+        generation=entry.generation, digest=entry.digest, config=entry.config, options=entry.options,
+        version=entry.version, changed=entry.changed, user=entry.user,
+    )  # fmt: skip
