@@ -88,6 +88,15 @@ async def test_what_is_wrong_is_refused_before_anything_begins(valkey, prefix, t
         agent = cluster.agents["a"]
         with pytest.raises(FlowError, match=r"self_test|assert"):
             await add(agent, greet(tmp_path, "3.0", "!", "\nflow_mark = 1\ndef self_test():\n    assert False\n"))
+        old = greet(tmp_path, "0.1")
+        toml = (
+            (old / "pyproject.toml")
+            .read_text()
+            .replace("[tool.penstock]", '[tool.penstock]\nrequires-python = "<3.9"', 1)
+        )
+        (old / "pyproject.toml").write_text(toml)
+        with pytest.raises(UsageError, match=r"requires Python <3\.9"):
+            await add(agent, old)
         await add(agent, greet(tmp_path))
         for config, match in (({"wort": "x"}, "wort"), ({"times": 10}, "times"), ({"times": "many"}, "times")):
             with pytest.raises(UsageError, match=match):

@@ -24,7 +24,7 @@ from penstock.cluster.view import decode_config
 from penstock.errors import ClusterError, PenstockError
 from penstock.flow.graph import Topology
 from penstock.model.environment import Environment, Environments
-from penstock.model.manifest import Manifest, checked_config
+from penstock.model.manifest import Manifest, check_python, checked_config
 from penstock.model.package import Package
 
 _UNTIL_PLANNED = 3.0
@@ -107,6 +107,7 @@ class Preparation:
 
     async def _verified(self, package: Package, tree: str, given: str) -> Topology:
         known = self.describe(package.digest, given)
+        check_python(package.manifest, f"package {package.digest[:12]}")
         environment = await self._environment(package, tree)
         if known is not None:
             return known

