@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 SYNCED := $(VENV)/.synced
 UV := $(BIN)/uv
 ARGS ?=
+# Most tests wait for real processes, so two at a time take half the time, also on two cores.
+TESTERS ?= 2
 
 # The first interpreter that is new enough and can make environments; PYTHON=… overrides the search.
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11 python3.14)
@@ -30,7 +32,7 @@ demo: $(SYNCED) ## a three-node cluster on this machine over a real sensor strea
 	@$(BIN)/penstock demo $(ARGS)
 
 test: $(SYNCED) ## every test this machine can run
-	@$(BIN)/pytest -q $(ARGS)
+	@$(BIN)/pytest -q -n $(TESTERS) --dist loadfile $(ARGS)
 
 check: $(SYNCED) ## format, lint, types, floors
 	@$(BIN)/ruff format --check .

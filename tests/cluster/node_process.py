@@ -12,13 +12,15 @@ A line on its input is an order for one moment in its life, obeyed once:
 
 The moments are the instructions of `transaction.instructions` by name, and Prepared and Decided (a journal with such a
 transaction is written), Begin, Upload (the first piece of a package has come), Reply (the answer of a change is about
-to be told). It says `reached WHEN MOMENT` first. `report` tells what the node holds, as JSON.
+to be told). It says `reached WHEN MOMENT` first. `report` tells what the node holds, as JSON;
+SIGUSR1 where all its tasks are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -160,6 +162,14 @@ class Input:
                 self._orders.take(line)
 
 
+def tell_all():
+    """Where every task and thread is, on standard error."""
+    faulthandler.dump_traceback(all_threads=True)
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
+    sys.stderr.flush()
+
+
 async def deaf(self):
     await asyncio.Event().wait()
 
@@ -177,6 +187,7 @@ async def main(redis: str, name: str, prefix: str, data: str = "", *more: str) -
         run_settings=RunSettings(metrics_interval=0.2),
         data_dir=Path(data) if data else None,
     )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell_all)
     orders = Orders()
     watch(orders)
     app = create_app(agent, GatewaySettings(port=port))

@@ -88,7 +88,10 @@ class Cluster:
         agent = self.agents.get(request.url.path.split("/")[1])
         if agent is None:
             raise httpx.ConnectError("no such node")
-        body = await agent.internal(request.headers["X-Penstock-Cluster"], request.content)
+        try:
+            body = await agent.internal(request.headers["X-Penstock-Cluster"], request.content)
+        except PermissionError as error:
+            return httpx.Response(403, text=str(error))
         return httpx.Response(200, content=body)
 
     async def remove(self, name: str) -> None:

@@ -26,7 +26,7 @@ from penstock.cluster.library import (
     TooLarge,
     TransferError,
 )
-from penstock.cluster.service import NotFound
+from penstock.cluster.service import NotFound, Unavailable
 from penstock.errors import UsageError
 from penstock.model.package import Limits, PackageError
 
@@ -583,3 +583,18 @@ async def test_running_out_of_descriptors_is_no_damage(tmp_path, wheel, monkeypa
             await library.check([digest])
     assert library.has(digest)
     assert await library.check([digest]) == []
+
+
+@asynchronous
+async def test_uploads_take_a_bounded_part_of_the_disk(tmp_path, monkeypatch):
+    wheels = several(tmp_path)
+    size = max(path.stat().st_size for path in wheels)
+    monkeypatch.setattr(uploads, "MOST_KEPT", 2 * size + 10)
+    library = await opened(tmp_path / "node")
+    first = await library.receive(chunks(wheels[0].read_bytes()), limit=size)
+    await library.receive(chunks(wheels[1].read_bytes()), limit=size)
+    with pytest.raises(Unavailable, match="uploads"):
+        await library.receive(chunks(wheels[2].read_bytes()), limit=size)
+    await library.drop_upload(first.digest)
+    await library.receive(chunks(wheels[2].read_bytes()), limit=size)
+    assert len(list((tmp_path / "node" / "uploads").iterdir())) == 2

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import pytest
+from tests.cluster.nodes import asynchronous
 
 from penstock.clock import FakeClock
-from penstock.cluster.metrics import HeldKeys, Metering, NodeMetrics, Rates
+from penstock.cluster.bus import Bus
+from penstock.cluster.metrics import HeldKeys, Metering, NodeMetrics, Rates, exchange_metrics
 from penstock.cluster.plan import Assigned, ModelEntry, ModelState, Plan
 from penstock.cluster.service import ExecutorView
 from penstock.flow.graph import Topology
+from penstock.settings import ClusterSettings
 from penstock.worker.messages import ChannelMetrics, Epoch, ExecutorId, ExecutorMetrics, Metrics
 
 
@@ -90,3 +93,17 @@ def test_what_a_silent_node_held_is_remembered_until_the_plan_has_moved_on():
     assert held.of("a", "g/m", "0.0") == 7
     held.learn([NodeMetrics(node="b")], planned_on("b"))
     assert held.of("a", "g/m", "0.0") == 0
+
+
+@asynchronous
+async def test_a_part_that_cannot_be_read_does_not_hide_the_others(valkey, prefix):
+    bus = Bus(valkey, ClusterSettings(prefix=prefix))
+    await bus.start()
+    try:
+        await exchange_metrics(bus, NodeMetrics(node="b", rss=5), [])
+        await bus.command("SET", bus.key("metrics", "c"), '{"node": "c", "rss": "of another version"}')
+        found = await exchange_metrics(bus, NodeMetrics(node="a"), ["a", "b", "c", "d"])
+        assert sorted(found) == ["a", "b"]
+        assert found["b"].rss == 5
+    finally:
+        await bus.close()

@@ -73,9 +73,15 @@ async def test_versions_come_go_and_come_back(valkey, prefix, tmp_path):
         with pytest.raises(Conflict, match="online"):
             await agent.rollback("greet")
         await offline(agent, "greet")
+        latest = (await agent.versions("greet"))[:2]
+        assert [v.config for v in latest] == [{"times": 2}, {}]  # settings given at `online` make a version, too
+        undone = (await agent.rollback("greet", latest[1].generation)).operation
+        assert undone.kind == "rollback"
         await delete(agent, "greet", user="eve")
         told = {entry.kind: entry.user for entry in await other.log("greet")}
-        assert (told["model.added"], told["model.updated"], told["model.deleted"]) == ("ann", "dan", "eve")
+        assert (told["model.added"], told["model.deleted"]) == ("ann", "eve")
+        texts = [entry.text for entry in await other.log("greet") if entry.user == "dan"]
+        assert any(f"was rolled back to generation {known[2].generation} for dan" in text for text in texts)
         again = await add(agent, greet(tmp_path))
         assert [v.version for v in await agent.versions("greet")] == ["1.0"]
         assert again.generation > back.generation

@@ -384,3 +384,33 @@ def tiny_wheel(folder: Path) -> str:
         out.writestr("tiny-7.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         out.writestr("tiny-7.dist-info/RECORD", "tiny.py,,\ntiny-7.dist-info/METADATA,,\ntiny-7.dist-info/WHEEL,,\n")
     return f"tiny==7 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+def test_a_worker_gets_no_secrets_of_the_node(other, monkeypatch):
+    monkeypatch.setenv("PENSTOCK_TOKEN", "t0p")
+    monkeypatch.setenv("PENSTOCK_REDIS", "redis://localhost")
+    monkeypatch.setenv("BROKER", "redis://user:hidden@localhost:6379/0")
+    monkeypatch.setenv("DB_PASSWORD", "hidden")
+    monkeypatch.setenv("REGION", "north")
+
+    async def work(node: Node) -> None:
+        for environment in (BASE, other):
+            found = psutil.Process(await node.up(node.workers.acquire("g", environment))).environ()
+            assert found["REGION"] == "north"
+            assert not {"PENSTOCK_TOKEN", "PENSTOCK_REDIS", "BROKER", "DB_PASSWORD"} & found.keys()
+
+    on_node(work, warm=0)
+
+
+def test_a_reservation_that_comes_while_all_are_stopped_does_not_hold_that_up(other):
+    async def work(node: Node) -> None:
+        await node.workers.reserve("tx", "g", other)
+        stopping = asyncio.create_task(node.workers.stop_all(1.0))
+        await asyncio.sleep(0)
+        with pytest.raises(WorkerError, match="are being stopped"):
+            await node.workers.reserve("tx-2", "g", other)
+        async with asyncio.timeout(10):
+            await stopping
+        await node.workers.reserve("tx-3", "g", other)
+
+    on_node(work, warm=0)

@@ -1,6 +1,7 @@
 """What models print and log becomes messages that say which model it was."""
 
 import asyncio
+import os
 import sys
 import tempfile
 import textwrap
@@ -12,6 +13,7 @@ import pytest
 
 from penstock.cluster.launcher.process import ProcessLauncher, ProcessWorker
 from penstock.cluster.launcher.protocol import WorkerSpec
+from penstock.worker.control import encode_message
 from penstock.worker.messages import (
     Connect,
     Connected,
@@ -311,3 +313,11 @@ def test_the_memory_of_a_model_that_is_gone_is_given_back(tmp_path):
         assert "Failed" not in session.kinds("stays")
 
     in_worker(work)
+
+
+def test_what_utf8_does_not_have_can_be_sent_all_the_same():
+    capture = Capture()
+    capture.write("m", "info", os.fsdecode(b"file-\xff"))
+    (line,) = capture.taken()
+    assert line.text == "file-\\udcff"
+    assert encode_message(line)

@@ -270,9 +270,10 @@ class NodeAgent:
                 await self._step()
             except BusDown as error:
                 self._problem = error.message
-            except PenstockError as error:
-                self._problem = error.message
-                self._events.say("node.problem", error.message, level="error")
+            except Exception as error:  # also one that is a bug: without this task nothing is started or stopped here
+                bug = f"an error in the program: {type(error).__name__}: {error}"
+                self._problem = error.message if isinstance(error, PenstockError) else bug
+                self._events.say("node.problem", self._problem, level="error")
 
     async def _step(self) -> None:
         """Decide, converge, report."""
@@ -314,14 +315,12 @@ class NodeAgent:
             with contextlib.suppress(BusDown):
                 if self._election.term:
                     await self._store.archive()
-            if sight.store.rev != revision or self._library.staged():
-                try:
-                    await self._preparation.tidy(sight.store)
-                    await self._preparation.complete(sight.store)
-                    revision = sight.store.rev
-                except PenstockError as error:
-                    text = f"the library could not be tidied: {error.message}"
-                    self._events.say("node.problem", text, level="warning")
+            try:
+                if sight.store.rev != revision or self._library.staged():
+                    tidy = await self._preparation.tidy(sight.store)
+                    revision = sight.store.rev if tidy and await self._preparation.complete(sight.store) else -1
+            except (PenstockError, OSError) as error:
+                self._events.say("node.problem", f"the library could not be tidied: {error}", level="warning")
 
     async def _publish(self) -> None:
         """Publish this node's metrics and read those of the others, each second; keep workers warm and logs short."""

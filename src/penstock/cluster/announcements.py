@@ -105,14 +105,17 @@ def _operations(before: Store, after: Store) -> Iterator[dict[str, str]]:
         if old is tx or (old is not None and old.phase is tx.phase):
             continue
         if old is None and tx.phase is Phase.PREPARING:
-            text = f"{tx.operation.kind.value} of {tx.operation.model} began at {tx.by}{_by(tx)}: operation {tx.id}"
+            text = f"{tx.operation.name} of {tx.operation.model} began at {tx.by}{_by(tx)}: operation {tx.id}"
             yield _about("operation.begun", text, tx)
         elif tx.phase is Phase.ABORTED:
-            text = f"{tx.operation.kind.value} of {tx.operation.model} was rolled back{_by(tx)}: {tx.reason}"
+            text = f"{tx.operation.name} of {tx.operation.model} was rolled back{_by(tx)}: {tx.reason}"
             yield _about("operation.rolled_back", text, tx, level="warning")
         elif tx.phase is Phase.FINISHED:
             version = f" {tx.operation.version}" if tx.operation.version else ""
-            text = f"model {tx.operation.model}{version} {_VERBS[tx.operation.kind]}{_by(tx)} (generation {tx.rev})"
+            verb = _VERBS[tx.operation.kind]
+            if tx.operation.back_to:
+                verb = f"was rolled back to generation {tx.operation.back_to}"
+            text = f"model {tx.operation.model}{version} {verb}{_by(tx)} (generation {tx.rev})"
             yield _about(_DONE[tx.operation.kind], text, tx)
 
 

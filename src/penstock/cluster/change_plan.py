@@ -27,7 +27,7 @@ def change_plan(
     if not reason and missing:
         reason, remedy = f"not every node is there: {', '.join(missing)}", "try again later"
     return ChangePlan(
-        kind=operation.kind.value,
+        kind=operation.name,
         model=operation.model,
         possible=not reason,
         reason=reason,

@@ -172,7 +172,9 @@ def _loads(here: Here, plan: Plan, missing: Mapping[str, Assigned], taken: set[i
         epoch = missing[executor].epoch
         if (plan.model, executor, epoch) not in here.attempted:
             by_epoch.setdefault(epoch, []).append(executor)
-    home = here.homes[plan.model]
+    home = here.homes.get(plan.model)
+    if home is None:
+        return []  # its package or environment is being brought back
     busy = {host.worker for host in here.hosts if host.model == plan.model}
     busy |= {host.worker for host in here.hosts if host.phase is Phase.STOPPING}
     free = sorted(w for w, of in here.pools.items() if of == home and w not in busy and w not in taken)

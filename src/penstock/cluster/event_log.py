@@ -36,20 +36,29 @@ class EventLog:
         if len(self._waiting) >= _WAITING:
             self._waiting.popleft()
             self.dropped += 1
-        entry = {"kind": kind, "text": text, "model": model, "level": level, "node": self._node}
-        self._waiting.append((stream, entry))
+        self._waiting.append((stream, self._entry(kind, text, model, level)))
 
     async def flush(self) -> None:
-        """Append what waits. Raises `BusDown`; nothing is lost then."""
-        if self._waiting and self.dropped:
-            text, self.dropped = f"{self.dropped} entries were dropped while Redis was away", 0
-            entry = {"kind": "log.dropped", "text": text, "model": "", "level": "warning", "node": self._node}
-            self._waiting.append((EVENTS, entry))
-        while self._waiting:
-            stream, entry = self._waiting[0]
-            flat = [part for item in entry.items() for part in item]
-            await self._bus.command("XADD", self._bus.key(stream), "MAXLEN", "~", KEPT, "*", *flat)
-            self._waiting.popleft()
+        """Append what waits now; what is said meanwhile waits for the next time. Raises `BusDown`; nothing is lost
+        then."""
+        if dropped := self.dropped:
+            text = f"{dropped} entries were dropped while Redis was away or slow"
+            await self._append(EVENTS, self._entry("log.dropped", text, "", "warning"))
+            self.dropped -= dropped
+        for _ in range(len(self._waiting)):
+            waiting = self._waiting[0]
+            await self._append(*waiting)
+            if self._waiting[0] is waiting:
+                self._waiting.popleft()
+            else:  # it was dropped just when it went out
+                self.dropped -= 1
+
+    async def _append(self, stream: str, entry: dict[str, str]) -> None:
+        flat = [part for item in entry.items() for part in item]
+        await self._bus.command("XADD", self._bus.key(stream), "MAXLEN", "~", KEPT, "*", *flat)
+
+    def _entry(self, kind: str, text: str, model: str, level: str) -> dict[str, str]:
+        return {"kind": kind, "text": text, "model": model, "level": level, "node": self._node}
 
     async def read(self, model: str | None, limit: int, after: str | None, stream: str = EVENTS) -> list[LogEntry]:
         """See `NodeService.log`."""

@@ -203,7 +203,7 @@ class _Run:
         launcher = ProcessLauncher()
         count = max(self.placement.values()) + 1
         specs = [
-            WorkerSpec(name=f"{self.model}-{slot}", python=sys.executable, data_dir=self.data_dir)
+            WorkerSpec(name=f"{self.model}-{slot}", python=sys.executable, data_dir=self.data_dir, secrets=True)
             for slot in range(count)
         ]
         starts = [asyncio.create_task(launcher.start(spec)) for spec in specs]

@@ -6,6 +6,7 @@ part in one key that expires by itself, so every node can show the whole cluster
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,7 +212,8 @@ def _channel(key: tuple[int, str, str], metrics: ChannelMetrics, rates: tuple[fl
 
 
 async def exchange_metrics(bus: Bus, own: NodeMetrics, members: Sequence[str]) -> dict[str, NodeMetrics]:
-    """Publish a node's part, and read the parts of the members. Raises `BusDown`."""
+    """Publish a node's part, and read the parts of the members, but for those of a version whose parts
+    cannot be read. Raises `BusDown`."""
     body = msgspec.json.encode(own)
     await bus.command("SET", bus.key("metrics", own.node), body, "PX", round(EXPIRY * 1000))
     found = {own.node: own}
@@ -219,5 +221,6 @@ async def exchange_metrics(bus: Bus, own: NodeMetrics, members: Sequence[str]) -
         texts = await bus.command("MGET", *(bus.key("metrics", name) for name in members))
         for name, text in zip(members, texts, strict=True):
             if text is not None and name != own.node:
-                found[name] = msgspec.json.decode(text, type=NodeMetrics)
+                with contextlib.suppress(msgspec.MsgspecError):
+                    found[name] = msgspec.json.decode(text, type=NodeMetrics)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,7 @@ _LONGEST = 3600.0
 """Seconds that a caller may give the nodes to prepare."""
 _RUN = frozenset({"online", "finished", "failed", "changed"})
 """What a model that is to go online ends up as."""
+_NOTHING: Mapping[str, Any] = {}
 _APPLYING = 30.0
 """Seconds that putting a finished operation in effect may take before the caller is told that it goes on."""
 
@@ -90,7 +91,10 @@ class Operations:
                 "a model cannot be updated while it is online yet", remedy="take it offline, update it, bring it online"
             )
         name = full_name(name)
-        if (earlier := await self._repeated(Kind.UPDATE, name, ask)) is not None:
+        told = {} if config is None else {"config": _encoded(config)}
+        if digest is not None:
+            told["digest"] = digest
+        if (earlier := await self._repeated(Kind.UPDATE, name, ask, told)) is not None:
             return earlier
         entry = self._entry(name)
         if digest is None and config is None:
@@ -99,7 +103,7 @@ class Operations:
         if digest is None:
             topology = await self._preparation.reexamine(entry.digest, given)
             operation = Operation(kind=Kind.UPDATE, model=name, config=given)
-            return await self._perform(_fresh(), operation, ask, None, topology)
+            return await self._perform(_fresh(), operation, ask, None, topology, entry.generation)
         tx = _fresh()
         async with self._preparation.examined(tx, digest, given) as (package, topology):
             manifest = package.manifest
@@ -107,7 +111,7 @@ class Operations:
                 kind=Kind.UPDATE, model=name, digest=digest, config=given, version=manifest.version,
                 options=_options(manifest.recovery),
             )  # fmt: skip
-            return await self._perform(tx, operation, ask, package, topology)
+            return await self._perform(tx, operation, ask, package, topology, entry.generation)
 
     async def rollback(self, name: str, to: int | None, ask: Ask) -> Outcome:
         """See `NodeService.rollback`."""
@@ -124,11 +128,11 @@ class Operations:
         version = entry.history[-1] if to is None else by_generation[to]
         operation = Operation(
             kind=Kind.UPDATE, model=name, digest=version.digest, config=version.config, options=version.options,
-            version=version.version,
+            version=version.version, back_to=version.generation,
         )  # fmt: skip
         tx = _fresh()
         async with self._preparation.examined(tx, version.digest, version.config) as (package, topology):
-            return await self._perform(tx, operation, ask, package, topology)
+            return await self._perform(tx, operation, ask, package, topology, entry.generation)
 
     async def delete(self, name: str, ask: Ask) -> Outcome:
         """See `NodeService.delete_model`."""
@@ -139,11 +143,12 @@ class Operations:
     ) -> Outcome:
         """See `NodeService.online`."""
         name = full_name(name)
-        if (earlier := await self._repeated(Kind.ONLINE, name, ask)) is not None:
+        told = {} if config is None else {"config": _encoded(config)}
+        options = {key: value for key, value in (("executors", executors), ("recovery", recovery)) if value is not None}
+        if (earlier := await self._repeated(Kind.ONLINE, name, ask, told, options)) is not None:
             return await self._when_running(name, earlier, ask)
         entry = self._entry(name)
-        options = msgspec.json.decode(entry.options, type=Options)
-        recovery = recovery or options.recovery
+        recovery = recovery or msgspec.json.decode(entry.options, type=Options).recovery
         if recovery not in RECOVERIES:
             raise UsageError(
                 f"recovery class {recovery!r} is not built yet", remedy=f"choose {' or '.join(RECOVERIES)}"
@@ -152,7 +157,8 @@ class Operations:
         topology = await self._preparation.reexamine(entry.digest, given)
         stage_counts(topology, executors)
         operation = Operation(kind=Kind.ONLINE, model=name, config=given, options=_options(recovery, executors))
-        return await self._when_running(name, await self._perform(_fresh(), operation, ask, None, topology), ask)
+        outcome = await self._perform(_fresh(), operation, ask, None, topology, entry.generation)
+        return await self._when_running(name, outcome, ask)
 
     async def offline(self, name: str, ask: Ask) -> Outcome:
         """See `NodeService.offline`."""
@@ -221,20 +227,30 @@ class Operations:
         ask: Ask,
         package: Package | None = None,
         topology: Topology | None = None,
+        base: int | None = None,
     ) -> Outcome:
+        """`base`: the generation that was looked at; the operation is refused when it is another one by then."""
         if ask.dry_run:
             plan = change_plan(self._sight().store, self._view(), operation, package, topology)
+            await self._preparation.forget(id)
             return Outcome(plan=plan)
-        return await self._outcome(await self._begin(id, operation, ask), ask)
+        return await self._outcome(await self._begin(id, operation, ask, base), ask)
 
-    async def _repeated(self, kind: Kind, name: str, ask: Ask) -> Outcome | None:
+    async def _repeated(
+        self, kind: Kind, name: str, ask: Ask, told: Mapping[str, Any] = _NOTHING, options: Mapping[str, Any] = _NOTHING
+    ) -> Outcome | None:
         """The outcome of the operation that was begun with this idempotency key before, if there was one. Without a
-        key, and for a dry run, there is none."""
+        key, and for a dry run, there is none. `told` and `options`: what the caller has said of the
+        operation and of its options."""
         if not ask.key or ask.dry_run:
             return None
         tx = await self._store.keyed(ask.key)
         if tx is None or (tx.operation.kind, tx.operation.model) != (kind, name):
             return None  # BEGIN says what is wrong with a key that was used for something else
+        chosen = msgspec.json.decode(tx.operation.options or "{}", type=Options)
+        other = any(getattr(tx.operation, field) != value for field, value in told.items())
+        if other or any(getattr(chosen, field) != value for field, value in options.items()):
+            raise UsageError(f"the key {ask.key!r} was used for another request", remedy="use a fresh key")
         return await self._outcome(tx.id, ask)
 
     async def _outcome(self, id: str, ask: Ask) -> Outcome:
@@ -243,21 +259,24 @@ class Operations:
         view = operation_view(self._sight().store, tx)
         if tx.phase is Phase.ABORTED:
             raise RolledBack(
-                f"{operation.kind.value} of {operation.model} was rolled back on every node: {tx.reason}",
+                f"{operation.name} of {operation.model} was rolled back on every node: {tx.reason}",
                 remedy="nothing has changed; correct the reason and try again",
                 nodes={node: why for node, why in view.nodes.items() if why not in ("waiting", "ready")},
                 operation=tx.id,
             )
         return Outcome(operation=view)
 
-    async def _begin(self, id: str, operation: Operation, ask: Ask) -> str:
+    async def _begin(self, id: str, operation: Operation, ask: Ask, base: int | None) -> str:
         timeout = self._settings.operation if ask.timeout is None else ask.timeout
         if not 0 < timeout <= _LONGEST:
             raise UsageError(f"the timeout is {timeout:g} s", remedy=f"give more than 0 and at most {_LONGEST:g} s")
         request = Request(
-            id=id, operation=operation, by=self._node, timeout=round(timeout * 1000), key=ask.key, user=ask.user
-        )
+            id=id, operation=operation, by=self._node, timeout=round(timeout * 1000), base=base, key=ask.key,
+            user=ask.user,
+        )  # fmt: skip
         answered = await self._store.begin(request)
+        if answered != id:
+            await self._preparation.forget(id)
         if isinstance(answered, Refusal):
             raise _refused(answered)
         self._participation.look_soon()
@@ -355,7 +374,7 @@ def operation_view(store: Store, tx: Tx) -> OperationView:
     """A transaction for people."""
     return OperationView(
         id=tx.id,
-        kind=tx.operation.kind.value,
+        kind=tx.operation.name,
         model=tx.operation.model,
         phase=tx.phase.value,
         settled=tx.phase is Phase.ABORTED or settled(store, tx),

@@ -94,11 +94,20 @@ class Preparation:
         self._examining.add(operation)
         try:
             async with self._working():
-                package = await self._library.stage(operation, digest, self._neighbours.sources(""))
-                topology = await self._verified(package, self._library.staged_tree(operation), given)
+                try:
+                    package = await self._library.stage(operation, digest, self._neighbours.sources(""))
+                    topology = await self._verified(package, self._library.staged_tree(operation), given)
+                except PenstockError:
+                    await self.forget(operation)
+                    raise
             yield package, topology
         finally:
             self._examining.discard(operation)
+
+    async def forget(self, operation: str) -> None:
+        """Remove what was staged for an operation that surely has not begun, as far as that can be done now."""
+        with contextlib.suppress(PenstockError):
+            await self._library.discard(operation)
 
     async def reexamine(self, digest: str, given: str) -> Topology:
         """The same for a package that is in the library, with another configuration."""
@@ -227,35 +236,37 @@ class Preparation:
         finally:
             self._busy -= 1
 
-    async def tidy(self, store: Store) -> list[str]:
-        """Remove packages, environments and remains of operations that nothing in the catalogue needs; the packages
-        that went. `store` has to be in effect on this node. Does nothing while something is prepared or applied."""
+    async def tidy(self, store: Store) -> bool:
+        """Remove packages, environments and remains of operations that nothing in the catalogue needs; whether that
+        was done. `store` has to be in effect on this node. Does nothing while something is prepared or applied."""
         if self._busy or self._cleaning or store.open():
-            return []
+            return False
         self._cleaning = True
         try:
             needed = digests(store.models.values())
             for left in self._library.staged() - self._examining:
                 await self.discard(left)
-            gone = await self._library.keep(needed)
+            await self._library.keep(needed)
             await self._environments.keep({self._keys[digest] for digest in needed if digest in self._keys})
             for key in [key for key in self._described if key[0] not in needed]:
                 del self._described[key]
             self._keys = {digest: key for digest, key in self._keys.items() if digest in needed}
-            return gone
+            return True
         finally:
             self._cleaning = False
             async with self._idle:
                 self._idle.notify_all()
 
-    async def complete(self, store: Store) -> None:
+    async def complete(self, store: Store) -> bool:
         """Fetch packages of earlier versions that this node does not have, so that `rollback` does not depend on the
-        others. What cannot be had now is tried again the next time."""
-        for digest in sorted(digests(store.models.values())):
+        others; whether it has them all now."""
+        needed = sorted(digests(store.models.values()))
+        for digest in needed:
             if not self._library.has(digest):
                 async with self._working():
                     with contextlib.suppress(PenstockError):
                         await self._library.obtain(digest, self._neighbours.sources(""))
+        return all(self._library.has(digest) for digest in needed)
 
 
 def digests(entries: Collection[Entry]) -> set[str]:

@@ -5,6 +5,8 @@ A key leads to its executor by the same hash as the records did, the plan leads 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 from typing import Any, Protocol
 
@@ -16,13 +18,15 @@ from penstock.cluster.plan import ModelState, Plan
 from penstock.cluster.runner import Runner
 from penstock.cluster.service import Conflict, Found, NoRoom, NotFound, Page, Pushed, Unavailable
 from penstock.cluster.view import View
-from penstock.errors import ExchangeError, FlowError, UsageError
+from penstock.errors import ClusterError, ExchangeError, FlowError, UsageError
 from penstock.exchange.keys import key_group, owner
 from penstock.flow.graph import Topology
 from penstock.worker.messages import Listing, Lookup, Push
 
 PATH = "/internal/call"
 TOKEN_HEADER = "X-Penstock-Cluster"
+_TOKEN_EVERY = 1.0
+"""Seconds; not more often is Redis asked because somebody has another token."""
 _NO_SOURCE = "no open push source"
 
 
@@ -124,18 +128,33 @@ class Questions:
         self._neighbour = neighbour
         self._client: httpx.AsyncClient | None = None
         self._token = ""
+        self._token_at = float("-inf")
+        """When it was last asked for, monotonic."""
 
     async def start(self) -> None:
         """Get the cluster's token: whoever can read this Redis is a node. Raises `BusDown`."""
-        key = self._bus.key("token")
-        await self._bus.command("SET", key, secrets.token_hex(32), "NX")
-        self._token = await self._bus.command("GET", key)
+        await self._learn_token()
         if self._client is None:
             self._client = httpx.AsyncClient(
-                trust_env=False,
-                transport=self._transport,
-                headers={TOKEN_HEADER: self._token, "Content-Type": "application/msgpack"},
+                trust_env=False, transport=self._transport, headers={"Content-Type": "application/msgpack"}
             )
+
+    async def _learn_token(self) -> None:
+        """As it is in Redis; when Redis has lost its memory, the one that this node has goes on if it is the first to
+        say so."""
+        self._token_at = asyncio.get_running_loop().time()
+        key = self._bus.key("token")
+        await self._bus.command("SET", key, self._token or secrets.token_hex(32), "NX")
+        self._token = await self._bus.command("GET", key) or self._token
+
+    async def _token_again(self) -> None:
+        """The other side has another token: Redis may have lost its memory, and got a new one."""
+        if asyncio.get_running_loop().time() > self._token_at + _TOKEN_EVERY:
+            with contextlib.suppress(ClusterError):
+                await self._learn_token()
+
+    def _is_token(self, token: str) -> bool:
+        return bool(self._token) and secrets.compare_digest(token.encode(), self._token.encode())
 
     async def close(self) -> None:
         """Close the connections to other nodes."""
@@ -147,7 +166,9 @@ class Questions:
 
     async def serve(self, token: str, body: bytes) -> bytes:
         """See `NodeService.internal`."""
-        if not self._token or not secrets.compare_digest(token.encode(), self._token.encode()):
+        if token and not self._is_token(token):
+            await self._token_again()
+        if not self._is_token(token):
             raise PermissionError("the caller is not a node of this cluster")
         try:
             question = _decode_question(body)
@@ -217,15 +238,22 @@ class Questions:
         if self._client is None:
             raise Unavailable("this node is starting or stopping")
         try:
-            response = await self._client.post(
-                address.rstrip("/") + PATH, content=msgspec.msgpack.encode(question), timeout=question.timeout + 1.0
-            )
+            response = await self._post(self._client, address, question)
+            if response.status_code == 403:
+                await self._token_again()
+                response = await self._post(self._client, address, question)
             if response.status_code != 200:
                 raise Unavailable(f"node {node} answered with HTTP {response.status_code}", nodes={node: response.text})
             return _decode_answer(response.content)
         except (httpx.HTTPError, msgspec.MsgspecError) as error:
             reason = str(error) or type(error).__name__
             raise Unavailable(f"node {node} does not answer: {reason}", nodes={node: reason}) from error
+
+    async def _post(self, client: httpx.AsyncClient, address: str, question: AnyQuestion) -> httpx.Response:
+        return await client.post(
+            address.rstrip("/") + PATH, content=msgspec.msgpack.encode(question),
+            headers={TOKEN_HEADER: self._token}, timeout=question.timeout + 1.0,
+        )  # fmt: skip
 
     @property
     def _timeout(self) -> float:

@@ -195,6 +195,9 @@ class Runner:
             self._lineage = lineage
             self._tell_again()
         models = {name: self._permitted(state) for name, state in seen.items()}
+        for hosted in self._hosts.values():
+            if _number_again(self._models.get(hosted.model), models.get(hosted.model)):
+                hosted.connected = 0
         self._models = models
         self._expire()
         places = {name: self._place(state.plan.digest) for name, state in models.items() if state.plan is not None}
@@ -224,18 +227,20 @@ class Runner:
         self._tidy(models)
 
     def _permitted(self, state: ModelState) -> ModelState:
-        """What counts here: no plan that the catalogue does not allow; the present plan although Redis has lost it."""
+        """What counts here: no plan that the catalogue does not allow; the present plan although Redis has lost it, or
+        shows an earlier one: because it has fallen back, because another node has brought that back, or because this
+        view was under way for long."""
         name, plan = state.entry.name, state.plan
         allowed = self._allowed.get(name)
-        if plan is not None:
-            self._restore.pop(name, None)
-            permitted = plan.generation == allowed and self._place(plan.digest) is not None
-            return state if permitted else msgspec.structs.replace(state, plan=None)
         known = self._models.get(name)
         running = known.plan if known is not None else None
+        hosted = any(hosted.model == name for hosted in self._hosts.values())
+        if plan is not None and not (hosted and running is not None and _earlier(plan, running)):
+            self._restore.pop(name, None)
+            return state if plan.generation == allowed else msgspec.structs.replace(state, plan=None)
         if running is None or state.entry.error or not running.generation == allowed == state.entry.generation:
-            return state
-        if not any(hosted.model == name for hosted in self._hosts.values()):
+            return state if plan is None else msgspec.structs.replace(state, plan=None)
+        if not hosted:
             return state
         self._restore[name] = running
         return msgspec.structs.replace(state, plan=running)
@@ -439,13 +444,16 @@ class Runner:
         return told
 
     async def _bring_back(self, model: str, plan: Plan) -> bool:
-        """Put a plan that runs here into Redis again, if nobody else has."""
+        """Put a plan that runs here into Redis again, unless there is a later one."""
         names = ("members", "models", f"plan:{model}", "counters", "rev", "log")
         code = await self._bus.script(
             "plan_restore",
             [self._bus.key(name) for name in names],
-            [self._node, self.incarnation, model, plan.generation, plan.revision, msgspec.json.encode(plan)],
-        )
+            [
+                self._node, self.incarnation, model, plan.generation, plan.revision, msgspec.json.encode(plan),
+                _latest(plan).term,
+            ],
+        )  # fmt: skip
         return int(code) > 0
 
     def _merge(self, model: str, older: _Pending) -> None:
@@ -476,3 +484,20 @@ class Runner:
 
 def _pool(model: str, place: Place) -> Pool:
     return model.partition("/")[0], place.environment.key
+
+
+def _latest(plan: Plan) -> Epoch:
+    return max(assigned.epoch for assigned in plan.executors.values())
+
+
+def _earlier(plan: Plan, running: Plan) -> bool:
+    """Whether a plan for the same generation was made before the one that runs. Revisions do not tell: when Redis has
+    lost its memory, so that a new leader counts anew."""
+    return plan.generation == running.generation and _latest(plan) < _latest(running)
+
+
+def _number_again(before: ModelState | None, after: ModelState | None) -> bool:
+    """Whether another plan has a revision that there was already."""
+    old = before.plan if before is not None else None
+    new = after.plan if after is not None else None
+    return old is not None and new is not None and new.revision <= old.revision and new != old

@@ -222,7 +222,7 @@ class OperationView(msgspec.Struct, kw_only=True):
 
     id: str
     kind: str
-    """`add`, `update`, `delete`, `online`, `offline`."""
+    """`add`, `update`, `rollback`, `delete`, `online`, `offline`."""
     model: str
     phase: str
     """`preparing` (nodes prepare and vote), `committing` (decided), `finished` (in the catalogue), `aborted`."""

@@ -12,11 +12,14 @@ import msgspec
 
 from penstock.cluster.cancellation import check_cancelled, times_cancelled
 from penstock.cluster.disk import DiskError, Part, move, on_disk, remove, sync_directory
+from penstock.cluster.service import Unavailable
 from penstock.errors import UsageError
 from penstock.model.package import Limits, Package, open_package
 
 SILENCE = 60.0
 """Seconds without a byte after which an upload is given up."""
+MOST_KEPT = 4 * 2**30
+"""Bytes that uploads may take on a node, those that are coming in included."""
 _GATHERED = 2**20
 
 
@@ -30,6 +33,7 @@ class Uploads:
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._folder, self._limits = folder, limits
         self._count = 0
+        self._sizes: dict[Path, int] = {}
 
     def path(self, digest: str) -> Path:
         """Where a package is, if it is there."""
@@ -44,6 +48,7 @@ class Uploads:
             await self._write(chunks, part, limit)
             return await on_disk(part.path, partial(self._accept, part), needed=part.size)
         finally:
+            self._sizes.pop(part.path, None)
             part.close()
             with suppress(DiskError):
                 await on_disk(part.path, partial(remove, part.path))
@@ -57,11 +62,20 @@ class Uploads:
                     f"the package has more than {limit} bytes",
                     remedy="leave out data that the model can read from elsewhere, or raise the node's limit",
                 )
+            self._check_room(part.path, part.size + size)
             gathered.append(chunk)
             if size >= _GATHERED:
                 await on_disk(part.path, partial(part.write, b"".join(gathered)), needed=part.size + size)
                 gathered, size = [], 0
         await on_disk(part.path, partial(part.write, b"".join(gathered)), needed=part.size + size)
+
+    def _check_room(self, path: Path, size: int) -> None:
+        self._sizes[path] = size
+        if (together := sum(list(self._sizes.values()))) > MOST_KEPT:
+            raise Unavailable(
+                f"uploads take {together:,} bytes on this node, {MOST_KEPT:,} is the most",
+                remedy="try again in some minutes, or ask another node: what is not used is removed",
+            )
 
     def _accept(self, part: Part) -> Package:
         if not part.size:
@@ -72,6 +86,7 @@ class Uploads:
         part.sync()
         path = self.path(package.digest)
         move(part.path, path)
+        self._sizes[path] = package.size
         return msgspec.structs.replace(package, path=path)
 
     async def drop(self, digest: str) -> None:
@@ -80,6 +95,7 @@ class Uploads:
 
     def _drop(self, path: Path) -> None:
         remove(path)
+        self._sizes.pop(path, None)
         sync_directory(self._folder)
 
 

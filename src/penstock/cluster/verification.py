@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import shutil
 import socket
 import sys
@@ -23,6 +22,7 @@ import psutil
 
 from penstock.cluster.cancellation import end
 from penstock.cluster.trial import VerifyLimits, converse, last_words, topology_of, unanswered
+from penstock.cluster.variables import without_secrets
 from penstock.errors import FlowError, WorkerError
 from penstock.flow.graph import Topology
 from penstock.model.environment import BASE, Environment
@@ -36,8 +36,6 @@ _START = 20.0
 """Seconds until a forkserver must have forked."""
 _END = 10.0
 """Seconds until a killed verification must be gone."""
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|^PENSTOCK_", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -182,7 +180,7 @@ class _Server:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-P", "-m", "penstock.worker.forkserver", str(theirs.fileno()),
                     stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(theirs.fileno(),),
-                    env=_variables(), process_group=0,
+                    env=without_secrets(), process_group=0,
                 )  # fmt: skip
         except OSError as error:
             ours.close()
@@ -291,12 +289,3 @@ def _kill_session(session: int) -> None:
         with contextlib.suppress(psutil.Error, OSError):
             if os.getsid(process.pid) == session:
                 process.kill()
-
-
-def _variables() -> dict[str, str]:
-    """Environment variables without secrets of the node."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not _SECRET_NAME.search(name) and not _SECRET_VALUE.search(value)
-    }

@@ -80,7 +80,8 @@ class Workers:
         self._ids = itertools.count(1)
         self._requests = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = False
+        self._closing = 0
+        """How many `stop_all` are under way."""
         self._refill_at = float("-inf")
         self.warm_problem = ""
         """Why no warm worker could be started the last time."""
@@ -187,15 +188,16 @@ class Workers:
         await handle.stop(0.0)
 
     async def stop_all(self, grace: float = STOP_GRACE) -> None:
-        """Stop and reap every worker, warm ones included; `on_gone` is not called. More can be started afterwards."""
-        self._closing = True
+        """Stop and reap every worker, warm ones included; `on_gone` is not called. More can be started afterwards;
+        meanwhile that raises `WorkerError`."""
+        self._closing += 1
         try:
             for worker in list(self._workers.values()):
                 self.release(worker.id, grace)
             while self._tasks:
                 await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
-            self._closing = False
+            self._closing -= 1
 
     # ---- talking ----------------------------------------------------------------------------------------------------
 
@@ -227,6 +229,8 @@ class Workers:
     # ---- the life of a worker ---------------------------------------------------------------------------------------
 
     def _launch(self, environment: Environment) -> _Worker:
+        if self._closing:  # which would wait for its end for ever
+            raise WorkerError("the workers of this node are being stopped")
         worker = _Worker(next(self._ids), "", environment)
         self._workers[worker.id] = worker
         worker.listener = self._spawn(self._live(worker))

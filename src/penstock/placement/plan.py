@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from penstock.errors import UsageError
 from penstock.flow.graph import EdgeShape, Topology
+from penstock.placement.limits import Limits
 from penstock.settings import KEY_GROUPS
 
 
@@ -46,6 +47,10 @@ class NodeCapacity:
     """In cores."""
     memory: int = 0
     """In bytes; 0 = not known."""
+    network: float = 0.0
+    """Bytes per second to and from other nodes, both counted; 0 = not known."""
+    slots: int = 0
+    """Workers that it can run; 0 = as many as are offered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,15 @@ class Problem:
     """(producer, consumer) -> measured flow."""
     current: Placement | None = None
     """The running plan."""
+    links: tuple[tuple[ExecutorKey, ExecutorKey], ...] = ()
+    """(producer, consumer) of every channel, whether measured or not."""
+    apart: tuple[tuple[ExecutorKey, ExecutorKey], ...] = ()
+    """Pairs that never share a node: a standby and its primary."""
+    pinned: frozenset[ExecutorKey] = frozenset()
+    """Executors that stay where they run: they count, and are not moved."""
+    limits: Limits = field(default_factory=Limits)
+    horizon: float = 60.0
+    """Seconds in which less traffic has to pay for the bytes that a move carries."""
 
     def __post_init__(self) -> None:
         if self.executors and not self.workers:
@@ -115,6 +129,16 @@ class Problem:
             if len(set(items)) != len(items):
                 twice = next(item for item in items if items.count(item) > 1)
                 raise UsageError(f"{what} {twice} is named twice in a placement problem")
+        self._check_pinned()
+        if not self.horizon > 0:
+            raise UsageError(f"a placement problem needs a horizon above 0 s, not {self.horizon}")
+
+    def _check_pinned(self) -> None:
+        running = {} if self.current is None else self.current.workers
+        offered = set(self.workers) if self.pinned else ()
+        for executor in sorted(self.pinned):
+            if running.get(executor) not in offered:
+                raise UsageError(f"executor {executor} is pinned, but does not run on any worker that is offered")
 
 
 Strategy: TypeAlias = Callable[[Problem], Placement]
@@ -179,6 +203,21 @@ def channels(topology: Topology, counts: Mapping[int, int]) -> tuple[Channel, ..
             for consumer in (producer,) if straight else range(consumers):
                 found.append(Channel(len(found), edge, edge.source_stage, producer, edge.target_stage, consumer))
     return tuple(found)
+
+
+def links(model: str, topology: Topology, counts: Mapping[int, int]) -> tuple[tuple[ExecutorKey, ExecutorKey], ...]:
+    """The pairs of executors that a model's channels join, each once, in order."""
+    return tuple(
+        sorted(
+            {
+                (
+                    ExecutorKey(model, c.producer_stage, c.producer_index),
+                    ExecutorKey(model, c.consumer_stage, c.consumer_index),
+                )
+                for c in channels(topology, counts)
+            }
+        )
+    )
 
 
 def executor_keys(model: str, counts: Mapping[int, int]) -> tuple[ExecutorKey, ...]:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from penstock.errors import UsageError
+from penstock.errors import PenstockError, UsageError
+from penstock.placement.adaptive import adaptive
+from penstock.placement.balance import balance
 from penstock.placement.even import even
+from penstock.placement.offline import offline
 from penstock.placement.plan import Placement, Problem, Strategy
+from penstock.placement.traffic import traffic
 
 STRATEGIES: dict[str, Strategy] = {
+    "adaptive": adaptive,
+    "balance": balance,
     "even": even,
+    "offline": offline,
+    "traffic": traffic,
 }
 DEFAULT = "even"
 
@@ -24,8 +32,17 @@ def strategy(name: str) -> Strategy:
 
 def place(name: str, problem: Problem) -> Placement:
     """Ask a strategy and check its answer: every executor, and only these, on workers that were offered. Raises
-    `UsageError` otherwise, so that a faulty strategy never replaces a running plan."""
-    placement = strategy(name)(problem)
+    `UsageError` otherwise, and when the strategy itself raises, so that a faulty one never replaces a running plan."""
+    chosen = strategy(name)
+    try:
+        placement = chosen(problem)
+    except PenstockError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"placement strategy {name!r} failed: {type(error).__name__}: {error}",
+            remedy="the running plan stays; this is a fault of the strategy, use another one",
+        ) from error
     offered, wanted = set(problem.workers), set(problem.executors)
     missing = sorted(wanted - placement.workers.keys())
     foreign = sorted(key for key, slot in placement.workers.items() if key not in wanted or slot not in offered)

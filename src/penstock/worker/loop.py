@@ -56,11 +56,13 @@ from penstock.worker.messages import (
     Stopped,
 )
 from penstock.worker.model import Model, build_model
-from penstock.worker.output import Capture
+from penstock.worker.output import Capture, sendable
 from penstock.worker.reports import Reporter
 from penstock.worker.store import CheckpointStore
 from penstock.worker.transport import Transport
 
+_LONGEST_ERROR, _LONGEST_TRACE = 4000, 16_000
+"""Characters that everybody has to read: they are kept in Redis."""
 _FRAMES_AT_ONCE = 64
 _LONGEST_POLL = 0.1
 
@@ -339,7 +341,7 @@ class Worker:
         known = isinstance(error, PenstockError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
-        self.say(Failed(name, text, trace, type(error).__name__))
+        self.say(Failed(name, sendable(text, _LONGEST_ERROR), sendable(trace, _LONGEST_TRACE), type(error).__name__))
 
     def _drop(self, model: Model, *, well: bool) -> None:
         self._output.model = model.name

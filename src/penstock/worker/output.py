@@ -20,7 +20,7 @@ from typing import TextIO
 
 from penstock.worker.messages import Log
 
-__all__ = ["LINES_PER_SECOND", "LONGEST_LINE", "Capture"]
+__all__ = ["LINES_PER_SECOND", "LONGEST_LINE", "Capture", "sendable"]
 
 LINES_PER_SECOND = 200
 """More lines of one model are dropped, and counted."""
@@ -96,8 +96,7 @@ class Capture:
 
     def write(self, model: str, level: str, line: str) -> None:
         """One line of a model; from any thread."""
-        if len(line) > LONGEST_LINE:
-            line = line[:LONGEST_LINE] + "…"
+        line = sendable(line, LONGEST_LINE)
         with self._lock:
             allowance = self._allowances.setdefault(model, _Allowance(at=self._clock()))
             if len(self._lines) >= _MOST_WAITING:
@@ -132,6 +131,14 @@ class Capture:
         dropped, allowance.dropped = allowance.dropped, 0
         text = f"{dropped} lines are left out here: a model may write {LINES_PER_SECOND} lines per second"
         return Log(model, "warning", text)
+
+
+def sendable(text: str, longest: int) -> str:
+    """What a message can carry of a text: at most so many characters, and none that UTF-8 does not have, as they come
+    from file names."""
+    if len(text) > longest:
+        text = text[:longest] + "…"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class _Partial(threading.local):

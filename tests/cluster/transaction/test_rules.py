@@ -263,9 +263,10 @@ def test_options_versions_and_people_are_kept():
     entry = store.models[NAME]
     assert (entry.digest, entry.version, entry.changed, entry.user) == ("d2", "2.0", 3, "user 3")
     assert (entry.options, entry.config) == ('{"executors": 3}', '{"a": 2}')
-    first, second = entry.history
+    first, second, third = entry.history
     assert (first.version, first.options, first.changed, first.user) == ("1.0", '{"executors": 2}', 0, "user 0")
     assert (second.digest, second.version, second.config, second.user) == ("d2", "2.0", "{}", "user 1")
+    assert (third.digest, third.config, third.user) == ("d2", '{"a": 1}', "user 2")  # `online` brought other settings
 
 
 def test_a_key_with_other_options_is_another_request():

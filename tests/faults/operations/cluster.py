@@ -119,8 +119,13 @@ class Node:
         assert self.process is not None
         assert self.process.stdin is not None
         self.process.stdin.close()
-        async with asyncio.timeout(PATIENCE):
-            assert await self.process.wait() == 0
+        try:
+            async with asyncio.timeout(PATIENCE / 3):
+                assert await self.process.wait() == 0
+        except TimeoutError:
+            self.signal(signal.SIGUSR1)  # it tells where it hangs
+            await asyncio.sleep(1.0)
+            raise AssertionError(f"node {self.name} does not end") from None
         await self.close()
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from penstock.cluster.launcher.protocol import WorkerSpec
+from penstock.cluster.variables import without_secrets
 from penstock.errors import WorkerError
 from penstock.worker.control import SupervisorControl
 from penstock.worker.messages import Message, Ready, Shutdown
@@ -123,7 +124,7 @@ async def _spawned(spec: WorkerSpec) -> _Child:
             stdout=log,
             stderr=log,
             pass_fds=(theirs.fileno(),),
-            env=_variables(spec.python),
+            env=_variables(spec),
             process_group=0,  # Ctrl-C on the terminal is the supervisor's to handle, also while the worker starts
         )
     except OSError as error:
@@ -155,11 +156,13 @@ def _arguments(spec: WorkerSpec, control_fd: int) -> list[str]:
     return arguments
 
 
-def _variables(python: str) -> dict[str, str] | None:
+def _variables(spec: WorkerSpec) -> dict[str, str]:
     """The worker's environment variables: another interpreter must not be led to the modules of this one."""
-    if python == sys.executable:
-        return None
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    variables = dict(os.environ) if spec.secrets else without_secrets()
+    if spec.python != sys.executable:
+        for name in ("PYTHONPATH", "PYTHONHOME"):
+            variables.pop(name, None)
+    return variables
 
 
 def _last_words(spec: WorkerSpec) -> str:

@@ -25,6 +25,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Where the worker's own output goes; `None`: inherited."""
     capture_output: bool = False
     """What models print and log comes as `Log` messages, not as the worker's own output."""
+    secrets: bool = False
+    """Environment variables that look like secrets are passed on as well: for the author's own run."""
 
 
 class WorkerHandle(Protocol):

@@ -1,9 +1,17 @@
--- A node that runs executors by a plan which Redis has lost brings it back.
+-- A node that runs executors by a plan which Redis has lost, or instead of which it has an earlier one, brings it back.
 -- KEYS: members, models, plan:<name>, counters, rev, log
--- ARGV: node, incarnation, name, generation that the plan serves, revision, plan (JSON)
--- Returns 1; 0 when there is a plan, the model has changed, or this incarnation is no longer a member.
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] or redis.call('EXISTS', KEYS[3]) == 1 then
+-- ARGV: node, incarnation, name, generation that the plan serves, revision, plan (JSON), its highest term
+-- Returns 1; 0 when there is a later plan, or was one, the model has changed, or this incarnation is no longer a member.
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
   return 0
+end
+local there = redis.call('GET', KEYS[3])
+if there then
+  for _, assigned in pairs(cjson.decode(there).executors) do
+    if assigned.epoch[1] > tonumber(ARGV[7]) then
+      return 0
+    end
+  end
 end
 local entry = redis.call('HGET', KEYS[2], ARGV[3])
 if not entry or tostring(cjson.decode(entry).generation) ~= ARGV[4] then

@@ -56,10 +56,17 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """How it is to run: executors, recovery, …"""
     version: str = ""
     """The package's own version, for people."""
+    back_to: int = 0
+    """An update that brings back the version of this generation; for people."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        return "rollback" if self.back_to else self.kind.value
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model was before an update."""
+    """What a model was before its package or its configuration changed."""
 
     generation: int
     digest: str
@@ -228,9 +235,11 @@ def changed(entry: Entry | None, tx: Tx, rev: int) -> Entry:
         config=entry.config if operation.config is None else operation.config,
         options=entry.options if operation.options is None else operation.options,
     )  # fmt: skip
-    if operation.kind is not Kind.UPDATE:
-        return msgspec.structs.replace(after, state=State.ONLINE if operation.kind is Kind.ONLINE else State.OFFLINE)
     history = (*entry.history, _version(entry))[-VERSIONS_KEPT:]
+    if operation.kind is not Kind.UPDATE:
+        state = State.ONLINE if operation.kind is Kind.ONLINE else State.OFFLINE
+        history = history if after.config != entry.config else entry.history
+        return msgspec.structs.replace(after, state=state, history=history)
     if not operation.digest:
         return msgspec.structs.replace(after, history=history)
     return msgspec.structs.replace(after, digest=operation.digest, version=operation.version, history=history)

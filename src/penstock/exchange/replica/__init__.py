@@ -1,0 +1,1 @@
+"""The replicated executor: primary and standby, fail-over, planned promotion. See docs/replica.md."""
