@@ -32,7 +32,7 @@ demo: $(SYNCED) ## a three-node cluster on this machine over a real sensor strea
 	@$(BIN)/penstock demo $(ARGS)
 
 test: $(SYNCED) ## every test this machine can run
-	@$(BIN)/pytest -q -n $(TESTERS) --dist loadfile $(ARGS)
+	@$(BIN)/pytest -q -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(SYNCED) ## format, lint, types, floors
 	@$(BIN)/ruff format --check .

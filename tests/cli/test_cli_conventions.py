@@ -73,8 +73,8 @@ def test_os_errors_too(penstock, monkeypatch):
 def test_the_reader_of_a_pipe_may_leave():
     code = (
         "import penstock.cli.model as model\n"
-        "def call(*args): return [{'n': i} for i in range(100000)]\n"
-        "model.call = call\n"
+        "def ask(*args): return [{'n': i} for i in range(100000)]\n"
+        "model.ask = ask\n"
         "from penstock.cli.main import app\n"
         "app(['model', 'results', 'm', '--json'])"
     )

@@ -3,8 +3,8 @@
 import json
 import os
 import pty
+import re
 import select
-import threading
 import time
 
 import pytest
@@ -142,22 +142,18 @@ def test_operations_of_nothing(cluster):
     assert cluster("operations").stdout == "nothing is being changed\n"
 
 
-def test_cancelling(cluster, service, words):
+def test_cancelling(cluster, started, url, service, words):
     service.slow = True
-    done = []
-    thread = threading.Thread(target=lambda: done.append(cluster("model", "online", "words")))
-    thread.start()
-    try:
-        deadline = time.monotonic() + 20
-        while not service.waiting:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert "node-1, node-2" in cluster("operations").stdout
-        assert cluster("operations", "op-1", "--cancel").exit_code == 0
-    finally:
-        thread.join(30)
-    assert done[0].exit_code == 1
-    assert "rolled back: cancelled by" in done[0].stderr
+    command = started("model", "online", "words", env={"PENSTOCK_URL": url})
+    deadline = time.monotonic() + 20
+    while not service.waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "node-1, node-2" in cluster("operations").stdout
+    assert cluster("operations", "op-1", "--cancel").exit_code == 0
+    code, _, err = command.end()
+    assert code == 1
+    assert "rolled back: cancelled by" in err
 
 
 def test_a_terminal_shows_which_nodes_are_awaited(started, url, service, tmp_path):
@@ -206,6 +202,23 @@ def test_logs(cluster, started, url, service, words):
     command.interrupt()
     assert command.end() == (0, "", "")
     assert cluster("model", "logs", "none").exit_code == 1
+
+
+def test_logs_say_when_where_and_how_grave(cluster, service, words):
+    empty = cluster("model", "logs", "words")
+    assert (empty.stdout, empty.stderr) == ("", "nothing was printed or logged yet\n")
+    service.log_entry("model.log", "hello", "default/words")
+    line = cluster("model", "logs", "words").stdout
+    assert re.fullmatch(r"\d\d:\d\d:\d\d node-1 info    hello\n", line)
+
+
+def test_a_model_of_another_group(cluster, tmp_path):
+    assert cluster("model", "add", write_flow(tmp_path), "--name", "plant/pump").exit_code == 0
+    for command in (["online"], ["show"], ["offline", "--dry-run"]):
+        result = cluster("model", *command, "pump")
+        assert result.exit_code == 1
+        assert result.stderr == "error: there is no model 'default/pump'\n  -> did you mean plant/pump?\n"
+    assert "did you mean" not in cluster("model", "show", "plant/pumps").stderr
 
 
 def test_build(penstock, tmp_path):

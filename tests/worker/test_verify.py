@@ -31,7 +31,7 @@ def project(folder: Path, module: str, text: str, flow: str) -> str:
 def test_the_self_test_of_the_flows_module_is_called(tmp_path):
     text = GOOD + "\ncalled = []\ndef self_test():\n    raise ValueError('called')\n"
     target = project(tmp_path / "a", "verify_a", text, "verify_a:flow")
-    with pytest.raises(ValueError, match="called"):
+    with pytest.raises(FlowError, match="the self-test of verify-a failed: ValueError: called"):
         verify(Request(target=target))
     assert verify(Request(target=target, self_test=False)).flow == "good"
 
@@ -50,6 +50,44 @@ def test_an_error_of_a_self_test_names_its_line(tmp_path):
     assert said.topology is None
     assert said.flow
     assert "at verify_c.py:7: assert [1] == [2]" in said.error
+
+
+def test_a_self_test_that_fails_says_what_to_do(tmp_path):
+    text = GOOD + "\ndef self_test():\n    raise ValueError('no')\n"
+    said = answered(Request(target=project(tmp_path / "e", "verify_e", text, "verify_e:flow"))).error
+    assert said == (
+        "the self-test of verify-e failed: ValueError: no\n  at verify_e.py:7: raise ValueError('no')\n"
+        "  -> nothing has changed; correct it, or the test"
+    )
+    text = GOOD + "\ndef self_test():\n    raise ps.PenstockError('no', remedy='yes')\n"
+    said = answered(Request(target=project(tmp_path / "f", "verify_f", text, "verify_f:flow"))).error
+    assert said == "the self-test of verify-f failed: no\n  -> yes"
+
+
+def test_a_file_that_is_not_python(tmp_path):
+    (tmp_path / "verify_syntax.py").write_text("import penstock as ps\nflow = ps.Flow(\n")
+    said = answered(Request(target=str(tmp_path / "verify_syntax.py")))
+    assert said.error == "SyntaxError: '(' was never closed\n  at verify_syntax.py:2: flow = ps.Flow("
+    text = "import penstock as ps\neval('1 +')\n"
+    said = answered(Request(target=project(tmp_path / "g", "verify_g", text, "verify_g:flow")))
+    assert "at verify_g.py:2: eval('1 +')" in said.error
+
+
+def test_a_package_that_is_not_declared(tmp_path):
+    text = "import verify_absent\n" + GOOD
+    (tmp_path / "verify_h.py").write_text(text)
+    said = answered(Request(target=str(tmp_path / "verify_h.py"))).error
+    assert "No module named 'verify_absent'\n  at verify_h.py:1: import verify_absent\n" in said
+    assert '-> add "verify_absent", or the package that brings it, to the dependencies in a "# /// script" head' in said
+    (tmp_path / "verify_i.py").write_text('# /// script\n# dependencies = ["Verify-Absent>=1"]\n# ///\n' + text)
+    assert "->" not in answered(Request(target=str(tmp_path / "verify_i.py"))).error
+    said = answered(Request(target=project(tmp_path / "j", "verify_j", text, "verify_j:flow"))).error
+    assert said.endswith("to the dependencies of pyproject.toml")
+    text = GOOD + "\ndef self_test():\n    import verify_absent\n"
+    said = answered(Request(target=project(tmp_path / "k", "verify_k", text, "verify_k:flow"))).error
+    assert said.startswith("the self-test of verify-k failed: ModuleNotFoundError")
+    assert said.count("->") == 1
+    assert said.endswith("to the dependencies of pyproject.toml")
 
 
 def test_a_wrong_request_is_told_from_a_wrong_flow(tmp_path):

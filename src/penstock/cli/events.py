@@ -14,7 +14,7 @@ from penstock.cli.output import Json, console, print_lines
 if TYPE_CHECKING:
     from penstock.client import Client
 
-COLOURS = {"error": "red", "warning": "yellow"}
+COLOURS = {"critical": "bold red", "error": "red", "warning": "yellow", "debug": "dim"}
 
 
 def events(
@@ -62,6 +62,23 @@ def print_entry(entry: dict[str, Any], json: bool) -> None:
     line = Text.assemble(
         (when, "dim"), " ", (f"{entry['kind']:<20}", COLOURS.get(entry["level"], "")), " ",
         (f"{where}: " if where else "", "bold"), text, (by, "dim"),
+    )  # fmt: skip
+    console().print(line)
+
+
+def print_log(entry: dict[str, Any], json: bool) -> None:
+    """One line of what a model printed or logged, or as JSON; the model is known."""
+    if json:
+        print_lines([entry])
+        return
+    from datetime import datetime
+
+    from rich.text import Text
+
+    when = datetime.fromtimestamp(entry["time"]).strftime("%H:%M:%S")
+    line = Text.assemble(
+        (when, "dim"), " ", (entry["node"], "bold"), " ", (f"{entry['level']:<7}", COLOURS.get(entry["level"], "")),
+        " ", readable(entry["text"]),
     )  # fmt: skip
     console().print(line)
 

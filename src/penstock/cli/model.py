@@ -8,10 +8,10 @@ import typer
 
 from penstock.cli import model_changes
 from penstock.cli.connection import DEFAULT_URL, Token, Url, call
-from penstock.cli.events import print_entry
-from penstock.cli.model_changes import Name
+from penstock.cli.events import print_log
+from penstock.cli.model_changes import Name, ask
 from penstock.cli.operations import age, outcome
-from penstock.cli.output import Json, console, print_json, print_lines, seconds, shown, table, value_text
+from penstock.cli.output import Json, console, error_console, print_json, print_lines, seconds, shown, table, value_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,7 @@ def list_(url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> No
 @app.command()
 def show(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> None:
     """Show one model: version, configuration, executors, and what happened to it last."""
-    view, restart, operation = call(url, token, lambda client: _with_history(client, name))
+    view, restart, operation = ask(url, token, lambda client: _with_history(client, name))
     if json:
         print_json(view)
         return
@@ -128,7 +128,7 @@ def _with_history(client: Client, name: str) -> tuple[dict[str, Any], str, dict[
 @app.command()
 def versions(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = False) -> None:
     """List the versions of a model, the present one first; `penstock model rollback` brings one back."""
-    found = call(url, token, lambda client: client.versions(name))
+    found = ask(url, token, lambda client: client.versions(name))
     if json:
         print_json(found)
         return
@@ -157,14 +157,16 @@ def logs(
     def tell(client: Client) -> None:
         last = None
         for entry in client.logs(name, limit=limit):
-            print_entry(entry, json)
+            print_log(entry, json)
             last = entry["id"]
+        if last is None:
+            error_console().print("nothing was printed or logged yet")
         if follow:
             for entry in client.follow_logs(name, after=last):
-                print_entry(entry, json)
+                print_log(entry, json)
 
     try:
-        call(url, token, tell)
+        ask(url, token, tell)
     except KeyboardInterrupt:  # the way to end `--follow`
         raise typer.Exit(0) from None
 
@@ -182,7 +184,7 @@ def results(
 
     With --json one record per line.
     """
-    records = call(url, token, lambda client: client.results(name, step, limit=limit))
+    records = ask(url, token, lambda client: client.results(name, step, limit=limit))
     if json:
         print_lines(records)
         return

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -18,6 +19,8 @@ from penstock.errors import PenstockError, UsageError
 if TYPE_CHECKING:
     from penstock.client import Client
     from penstock.client.changes import Options
+
+T = TypeVar("T")
 
 PLAN = "plan"
 """`penstock model plan CHANGE …` is `penstock model CHANGE … --dry-run`."""
@@ -76,7 +79,9 @@ def update(
         ),
     ] = None,
     settings: Set = None,
-    live: Annotated[bool, typer.Option("--live", help="While it is online, keeping its state.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="While it is online, keeping its state. Not built yet: refused.")
+    ] = False,
     bundle: Bundle = False,
     timeout: Timeout = None,
     dry_run: DryRun = False,
@@ -138,7 +143,10 @@ def online(
     ] = None,
     settings: Set = None,
     recovery: Annotated[
-        Recovery | None, typer.Option("--recovery", help="What becomes of its state when a worker dies.")
+        Recovery | None,
+        typer.Option(
+            "--recovery", help="What becomes of its state when a worker dies. Not built yet but none: refused."
+        ),
     ] = None,
     timeout: Timeout = None,
     dry_run: DryRun = False,
@@ -171,6 +179,30 @@ def offline(
     change = Change(ctx, url, token, json, timeout, dry_run)
     view = change.run(lambda client, options: client.offline(name, **options))
     change.tell(view, lambda: f"{view['name']} is {view['status']}")
+
+
+def ask(url: str, token: str | None, use: Callable[[Client], T]) -> T:
+    """As `call`. Where there is no such model, the error names the model of that name in another group."""
+    from penstock.client import NotFound
+
+    def asked(client: Client) -> T:
+        try:
+            return use(client)
+        except NotFound as error:
+            missing = re.match(r"there is no model '(?:.*/)?([^/']+)'", error.detail)
+            if missing is None:
+                raise
+            near = [view["name"] for view in client.models() if view["name"].rpartition("/")[2] == missing[1]]
+            if not near:
+                raise
+            raise NotFound(
+                error.first_line,
+                status=error.status,
+                problem=error.problem,
+                remedy=f"did you mean {' or '.join(near)}?",
+            ) from None
+
+    return call(url, token, asked)
 
 
 def _with(client: Client, name: str, given: dict[str, Any]) -> dict[str, Any] | None:
@@ -229,7 +261,7 @@ class Change:
         with progress("connecting") as say:
             options: Options = {"timeout": self.timeout, "dry_run": self.dry_run, "on_progress": say}
             try:
-                return call(self.url, self.token, lambda client: use(client, options))
+                return ask(self.url, self.token, lambda client: use(client, options))
             except RolledBack as error:
                 if self.json:
                     print_json({"error": error.detail, "operation": error.operation, "nodes": error.nodes})

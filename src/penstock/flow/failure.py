@@ -6,6 +6,7 @@ record out and counts it. A dead-letter sink gets a plain description of the rec
 
 from __future__ import annotations
 
+import importlib
 import linecache
 import sysconfig
 import traceback
@@ -21,6 +22,7 @@ __all__ = ["DeadLetter", "Fail", "Skip", "author_line", "policy", "shorten"]
 RECORD_CHARS = 200
 """A record is shown in errors with at most so many characters."""
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + "/"
+_IMPORTING = str(Path(importlib.__file__).parent) + "/"
 _LIBRARIES = tuple({sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _PARTS = {
     "time": "its event time",
@@ -110,9 +112,13 @@ def shorten(record: Any, limit: int = RECORD_CHARS) -> str:
 
 def author_line(error: BaseException, fallback: str = "") -> tuple[str, str]:
     """The innermost line of the author's own code in the traceback, as (`file.py:12`, source text); code installed as
-    a library counts only when there is no other. `fallback` is given when no line is the author's."""
+    a library counts only when there is no other. Of a file that is not Python, the line that cannot be read. `fallback`
+    is given when no line is the author's."""
+    if isinstance(error, SyntaxError) and _is_own(error.filename or "<unknown>"):
+        file, at = str(error.filename), error.lineno or 1
+        return f"{Path(file).name}:{at}", (error.text or linecache.getline(file, at)).strip()
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_foreign(frame.filename)]
-    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    own = [frame for frame in frames if _is_own(frame.filename)]
     for frame in reversed(own or frames):
         line = frame.line or linecache.getline(frame.filename, frame.lineno or 0)
         return f"{Path(frame.filename).name}:{frame.lineno}", line.strip()
@@ -120,7 +126,12 @@ def author_line(error: BaseException, fallback: str = "") -> tuple[str, str]:
 
 
 def _is_foreign(filename: str) -> bool:
-    return not filename.startswith((_PACKAGE, "<frozen"))
+    return not filename.startswith((_PACKAGE, _IMPORTING, "<frozen"))
+
+
+def _is_own(filename: str) -> bool:
+    """Whether it is a file that the author wrote; `<string>` is none."""
+    return _is_foreign(filename) and not filename.startswith(_LIBRARIES) and filename[:1] != "<"
 
 
 def _plain(record: Any) -> Any:

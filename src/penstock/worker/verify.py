@@ -58,7 +58,7 @@ class Answer(msgspec.Struct, kw_only=True):
 
 def verify(request: Request) -> Topology:
     """The topology of the model's flow, once it is built and has passed its own test. Raises whatever the author's
-    code raises, and `FlowError` for a self-test that says no."""
+    code raises, and `FlowError` for a self-test that fails."""
     from penstock.model.loader import load_graph  # here: whoever asks imports this module as well, and loads nothing
 
     graph = load_graph(request.target, request.config)
@@ -74,7 +74,8 @@ def _test(target: str) -> None:
 
     text, attribute = parse_target(target)
     path = Path(text)
-    module, _, declared = read_manifest(path).flow.partition(":")
+    manifest = read_manifest(path)
+    module, _, declared = manifest.flow.partition(":")
     found = sys.modules.get(path.stem if path.is_file() else module)
     test = getattr(found, "self_test", None)
     if test is None:
@@ -82,10 +83,44 @@ def _test(target: str) -> None:
         test = getattr(sys.modules.get(str(getattr(made, "__module__", ""))), "self_test", None)
     if not callable(test):
         return
-    if test() is False:
+    failed = f"the self-test of {manifest.name} failed"
+    try:
+        passed = test() is not False
+    except MemoryError:
+        raise  # it is told with the limit
+    except BaseException as error:  # also what `sys.exit` raises
+        own = error.remedy if isinstance(error, PenstockError) else _missing(error, target)
+        remedy = own or "nothing has changed; correct it, or the test"
+        text = explain(error).removesuffix(f"\n  -> {own}")
+        raise FlowError(None, f"{failed}: {text}", remedy=remedy) from error
+    if not passed:
         code = getattr(test, "__code__", None)
         site = None if code is None else f"{Path(code.co_filename).name}:{code.co_firstlineno}"
-        raise FlowError(None, "self_test() returned False", site=site, remedy="let it raise an error that says why")
+        raise FlowError(
+            None, f"{failed}: self_test() returned False", site=site, remedy="let it raise an error that says why"
+        )
+
+
+def _missing(error: BaseException, target: str) -> str | None:
+    """What to do about a package that is imported and not declared."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name or "." in error.name:
+        return None  # of `a.b`, `a` is there
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    from penstock.model.loader import parse_target
+    from penstock.model.manifest import manifest_file, read_manifest
+
+    path = Path(parse_target(target)[0])
+    with contextlib.suppress(PenstockError, InvalidRequirement):
+        declared = {canonicalize_name(Requirement(text).name) for text in read_manifest(path).requires}
+        if canonicalize_name(error.name) in declared:
+            return None
+    packed = path.is_dir() and manifest_file(path) is not None
+    where = 'of pyproject.toml, or of the "# /// script" head of a single file'
+    if not packed:
+        where = "of pyproject.toml" if path.is_dir() else 'in a "# /// script" head of the file'
+    return f'add "{error.name}", or the package that brings it, to the dependencies {where}'
 
 
 def explain(error: BaseException) -> str:
@@ -99,6 +134,8 @@ def explain(error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # its own `__str__` may fail
         text = type(error).__name__
+    if isinstance(error, SyntaxError) and site == f"{Path(error.filename or '').name}:{error.lineno}":
+        text = f"{type(error).__name__}: {error.msg}"  # its place follows
     text = text if len(text) <= _TEXT_LIMIT else text[:_TEXT_LIMIT] + "…"
     return text if not site else f"{text}\n  at {site}" + (f": {line}" if line else "")
 
@@ -114,7 +151,8 @@ def answered(request: Request) -> Answer:
             text = f"it needs more memory than a model may use while it is verified ({limit})\n{explain(error)}"
             return Answer(error=text)
         usage = isinstance(error, UsageError) and not isinstance(error, FlowError)
-        return Answer(error=explain(error), flow=not usage)
+        remedy = _missing(error, request.target)
+        return Answer(error=explain(error) + (f"\n  -> {remedy}" if remedy else ""), flow=not usage)
 
 
 def _make_room() -> None:
