@@ -7,7 +7,7 @@ GOOD = flow_text("ps.iterable([1])")
 TWO = "import penstock as ps\na = ps.Flow('a')\nb = ps.Flow('b')\n"
 
 UNUSABLE = {
-    "a syntax error": ("import penstock as ps\ndef (\n", [], ["SyntaxError", "author.py, line 2"]),
+    "a syntax error": ("import penstock as ps\ndef (\n", [], ["SyntaxError", "author.py:2"]),
     "raises at import": ("import penstock as ps\nraise ValueError('boom')\n", [], ["ValueError: boom"]),
     "no flow": ("x = 1\n", [], ["author.py defines no flow", 'flow = ps.Flow("name")']),
     "several flows": (TWO, [], ["several flows: a, b", "author.py:a"]),

@@ -139,10 +139,12 @@ async def test_the_bell_wakes_everybody_and_scripts_survive_a_flush_of_the_scrip
         bus.bell.clear()
     await one.ring()
     await until(two.bell.is_set)
-    keys = [one.key(k) for k in ("members", "incarnations", "node:x", "log")]
-    for expected in (1, 2):
-        assert await one.script("join", keys, ["x", "nonce", 1000, 0, "field", "value"]) == [1, expected]
+    keys = [one.key(k) for k in ("leader", "plan:g/m", "connected:g/m", "lost:g/m", "rev")]
+    await one.command("HSET", one.key("leader"), "node", "x", "term", 3)
+    for _ in range(2):
+        assert await one.script("plan_drop", keys, ["x", 3]) == 1
         await one.command("SCRIPT", "FLUSH")
+    assert await one.command("GET", one.key("rev")) == "2"
     await one.close()
     await two.close()
     with pytest.raises(BusDown):

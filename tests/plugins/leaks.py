@@ -27,6 +27,7 @@ import pytest
 GRACE = float(os.environ.get("PENSTOCK_TEST_GRACE", "3"))
 """Seconds that things may take to go away by themselves."""
 MARK = "PENSTOCK_TEST_RUN"
+ROOT = "PENSTOCK_TEST_ROOT"
 _FD_DIR = "/proc/self/fd" if sys.platform.startswith("linux") else "/dev/fd"
 _SHARED_FILES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/tty", "/proc/", "/sys/", "/memfd:")
 _LIBRARY_THREADS = ("fsspecIO", "pydevd", "ThreadPoolExecutor-tmon")
@@ -134,7 +135,9 @@ class Leaks:
     """The plugin's memory between hooks."""
 
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="pst-"))
+        # Not in that of a run that this one is a part of: the paths of sockets are short.
+        root = os.environ.setdefault(ROOT, tempfile.gettempdir())
+        self.directory = Path(tempfile.mkdtemp(prefix="pst-", dir=root))
         self.processes = Processes()
         self.before: set[Thing] = set()
         self.owned: dict[int, set[Thing]] = {}
