@@ -30,6 +30,21 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A push source refuses records (429) when so many bytes wait in it."""
 
 
+class Replication(msgspec.Struct, frozen=True, kw_only=True):
+    """How a standby is kept up to date; of one model, set by its developer or when it goes online."""
+
+    checkpoint_interval: float = 0.2
+    """Seconds between two checkpoints to a passive standby. The first bound that is reached counts."""
+    checkpoint_records: int = 0
+    """Records between two; 0: not bounded."""
+    checkpoint_bytes: int = 8 * 2**20
+    """Bytes of input between two: what a passive standby keeps, and has to replay, is bounded by this."""
+    digest_every: int = 64
+    """Log positions between two comparisons of an active standby's output with the primary's."""
+    handover_lag: int = 8
+    """A planned promotion stops the primary when the other replica is at most so many log positions behind."""
+
+
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Leases and timeouts of the control plane, in seconds."""
 

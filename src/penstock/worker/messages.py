@@ -10,8 +10,10 @@ from typing import Any
 
 import msgspec
 
+from penstock.exchange.replica.assignment import Assignment
+from penstock.exchange.replica.messages import Caught, Complete, Diverged, Refused
 from penstock.flow.graph import Topology
-from penstock.settings import RunSettings
+from penstock.settings import Replication, RunSettings
 
 
 class ExecutorId(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -29,6 +31,16 @@ class Epoch(msgspec.Struct, frozen=True, array_like=True, order=True):
 
     term: int = 0
     counter: int = 0
+
+
+class ReplicaLoad(msgspec.Struct, frozen=True):
+    """What one replica of an executor has to know when it is loaded."""
+
+    name: str
+    """Of this instance: used once and never again."""
+    record: Assignment
+    migrate_from: str | None = None
+    """For a replica of a later version that takes over keyed state: the version that the state comes from."""
 
 
 # ---- supervisor -> worker -------------------------------------------------------------------------------------------
@@ -57,7 +69,11 @@ class Load(Message, tag="load"):
     checkpoint_url: str | None = None
     """Where durable checkpoints live (an fsspec URL); `None`: none are taken."""
     restore: int | None = None
-    """The checkpoint to restore from; `None`: start empty."""
+    """The checkpoint to restore from; `None`: start empty. With replicas it counts for primaries; standbys get their
+    state from them."""
+    replicas: dict[str, ReplicaLoad] = {}
+    """`str(ExecutorId)` -> its replica here. Empty: recovery `none`; otherwise one for each of `executors`."""
+    replication: Replication = Replication()
 
 
 class Connect(Message, tag="connect"):
@@ -71,6 +87,28 @@ class Connect(Message, tag="connect"):
     """`str(ExecutorId)` -> the epoch of its present incarnation."""
     server_keys: dict[str, str] = {}
     """endpoint -> CURVE public key, for `tcp` endpoints."""
+    records: dict[str, Assignment] = {}
+    """With replicas: `str(ExecutorId)` -> the leader's record of every executor, and `endpoints` are the primaries'."""
+    replicas: dict[str, str] = {}
+    """Replica name -> the endpoint of its worker."""
+    checkpoint: int | None = None
+    """The last durable checkpoint that is complete: what sinks of a promoted replica have made visible."""
+
+
+class Handover(Message, tag="handover"):
+    """The leader wants a planned promotion: the primary of `executor` here is to hand over to `standby`. May be
+    repeated."""
+
+    model: str
+    executor: ExecutorId
+    standby: str
+
+
+class Release(Message, tag="release"):
+    """Drop single replicas; the model's others go on. Answered by `Released`; without others the model is gone."""
+
+    model: str
+    executors: list[ExecutorId]
 
 
 class Start(Message, tag="start"):
@@ -192,6 +230,47 @@ class Failed(Message, tag="failed"):
     """The error's class name."""
 
 
+class Released(Message, tag="released"):
+    """These executors are gone from this worker."""
+
+    model: str
+    executors: list[ExecutorId]
+
+
+class Reported(Message, tag="reported"):
+    """What a replica's machine tells the leader; it may be said again."""
+
+    model: str
+    executor: ExecutorId
+    replica: str
+    report: Complete | Caught | Diverged | Refused
+
+
+class Alarmed(Message, tag="alarmed"):
+    """Somebody must hear of this: a step that is not deterministic, a replica that cannot take over."""
+
+    model: str
+    executor: ExecutorId
+    text: str
+
+
+class Promoted(Message, tag="promoted"):
+    """A replica here has taken over and processes; `pause` seconds after it heard that it should."""
+
+    model: str
+    executor: ExecutorId
+    replica: str
+    pause: float
+
+
+class Retired(Message, tag="retired"):
+    """A replica here has heard that it is not wanted any more, and has stopped. `Release` it."""
+
+    model: str
+    executor: ExecutorId
+    replica: str
+
+
 class Finished(Message, tag="finished"):
     """One executor has processed all its input (end of input, or drained)."""
 
@@ -272,6 +351,13 @@ class ExecutorMetrics(msgspec.Struct):
     lag: int | None = None
     progress: float | None = None
     """Share of a bounded input that has been read."""
+    role: str = ""
+    """With replicas: `primary`, `passive` or `active`."""
+    replica: str = ""
+    behind: int = 0
+    """Log positions that a standby holds and has not executed (active), or not in its last checkpoint (passive)."""
+    kept_bytes: int = 0
+    """With replicas: inputs and outputs kept until they are safe."""
 
 
 class Metrics(Message, tag="metrics"):
@@ -292,7 +378,7 @@ class Log(Message, tag="log"):
 
 
 AnyMessage = (
-    Load | Connect | Start | Barrier | Committed | Drain | Stop | Lookup | Listing | Push | Shutdown
-    | Ready | Loaded | Connected | Running | Stopped | Failed | Finished
-    | Checkpointed | CheckpointFailed | Collected | Reply | Metrics | Log
+    Load | Connect | Handover | Release | Start | Barrier | Committed | Drain | Stop | Lookup | Listing | Push
+    | Shutdown | Ready | Loaded | Connected | Running | Stopped | Released | Reported | Alarmed | Promoted | Retired
+    | Failed | Finished | Checkpointed | CheckpointFailed | Collected | Reply | Metrics | Log
 )  # fmt: skip
