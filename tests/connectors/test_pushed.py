@@ -78,6 +78,46 @@ def test_a_checkpoint_covers_what_was_read_and_nothing_else(ctx):
     assert again.read(9) == []
 
 
+def test_one_lane_for_every_executor():
+    source = push()
+    assert list(source.partitions()) == ["push"]
+    assert list(source.shares(3)) == ["push", "push-1", "push-2"]
+
+
+def test_lanes_know_only_of_their_own_pushes(ctx):
+    source = push()
+    one, two = (source.open(name, None, ctx) for name in source.shares(2))
+    assert one.push([1], "c", 1)
+    assert two.push([2], "c", 1)
+    assert (one.read(9), two.read(9)) == ([1], [2])
+
+
+@pytest.mark.parametrize("executors", [1, 2, 3, 4])
+def test_after_a_change_of_their_number_every_executor_knows_all_repeats(ctx, executors):
+    source = push()
+    offsets = {}
+    for number, name in enumerate(source.shares(3)):
+        reader = source.open(name, None, ctx)
+        for seq in (7, 9, 8):
+            reader.push([seq], f"client-{number}", seq)
+        reader.push(["read", "waits"], f"client-{number}", 10)
+        assert reader.read(4) == [7, 9, 8, "read"]
+        offsets[name] = codec.loads(codec.dumps(reader.offset()))
+    everybody = {}
+    for place, name in enumerate(source.shares(executors)):
+        offset = source.restored(name, offsets, executors)
+        reader = source.open(name, codec.loads(codec.dumps(offset)), ctx)
+        for number in range(3):
+            for seq, records in ((7, [7]), (8, [8]), (9, [9]), (10, ["read", "waits"]), (11, [11])):
+                assert reader.push(records, f"client-{number}", seq)
+            everybody[place, number] = reader.read(99)
+    for (place, number), found in everybody.items():
+        if executors != 3 or place == number:
+            assert found == ["waits", 11]
+        else:
+            assert found == [7, 8, 9, "read", "waits", 11]
+
+
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 200)), max_size=200))
 def test_the_window_never_takes_twice_and_loses_only_the_very_late(pushes):
     seen = SeenPushes()

@@ -10,15 +10,19 @@ from pathlib import Path
 import msgspec
 
 from penstock.cluster.service import (
+    ANY_LANE,
     ASK,
+    Addresses,
     ChangePlan,
     ChannelView,
     Conflict,
     ExecutorView,
     Found,
     Health,
+    LaneView,
     LogEntry,
     MetricsView,
+    Misdirected,
     ModelView,
     NodeView,
     NoRoom,
@@ -64,7 +68,13 @@ class FakeService:
         self.largest = 0
         """Bytes of the largest piece of a package."""
         self.records: list = []
-        self.seen: set[tuple[str | None, int | None]] = set()
+        self.lanes = ["node-1"]
+        """The nodes of the lanes of every source."""
+        self.urls: dict[str, str] = {}
+        """node -> the address that is told of it."""
+        self.seen: set[tuple[int, str | None, int | None]] = set()
+        self.pushes: list[tuple[int, str | None, int | None, int]] = []
+        """(lane, client, seq, records) of what was taken."""
         self.state: dict = {}
         self.reasons: list[str] = []
         self.entries: list[LogEntry] = []
@@ -291,13 +301,27 @@ class FakeService:
             self.abort(id, f"cancelled by {user}")
         return operation
 
-    async def push(self, model, source, records, client=None, seq=None):
+    async def addresses(self, model, source):
         await self._step(model, source, "in")
-        if client is not None and (client, seq) in self.seen:
-            return Pushed(0)
+        lanes = [
+            LaneView(lane=number, executor=f"0.{number}", node=node, url=self.urls.get(node, ""))
+            for number, node in enumerate(self.lanes)
+        ]
+        return Addresses(
+            model=model, source=source, cluster="fake", revision=self.revision, lanes=lanes, nodes=self.urls
+        )
+
+    async def push(self, model, source, records, client=None, seq=None, lane=ANY_LANE):
+        await self._step(model, source, "in")
+        if lane.cluster not in ("", "fake"):
+            raise Misdirected("of another cluster")
+        number = (lane.number or 0) % len(self.lanes)
+        if client is not None and (number, client, seq) in self.seen:
+            return Pushed(len(records))
         if len(self.records) + len(records) > self.room:
             return NoRoom(0.05)
-        self.seen.add((client, seq))
+        self.seen.add((number, client, seq))
+        self.pushes.append((number, client, seq, len(records)))
         self.records += records
         for record in records:
             self.state[record] = self.state.get(record, 0) + 1

@@ -117,3 +117,36 @@ def test_unknown_and_offline(ask, calling):
     assert ask("POST", "/v1/streams/default/words/none", json=["a"]).status_code == 404
     assert ask("POST", "/v1/models/default/words/offline").status_code == 200
     assert ask("POST", PATH, json=["a"]).status_code == 409
+
+
+def test_addresses_of_lanes(ask, service):
+    service.lanes, service.urls = ["node-1", "node-2", "node-1"], {"node-1": "http://a:1", "node-2": "http://b:2"}
+    found = ask("GET", PATH).json()
+    assert [(lane["lane"], lane["executor"], lane["node"], lane["url"]) for lane in found["lanes"]] == [
+        (0, "0.0", "node-1", "http://a:1"),
+        (1, "0.1", "node-2", "http://b:2"),
+        (2, "0.2", "node-1", "http://a:1"),
+    ]
+    assert (found["cluster"], found["nodes"]) == ("fake", service.urls)
+    assert ask("GET", "/v1/streams/default/words/none").status_code == 404
+    assert ask("GET", "/v1/streams/default/none/in").status_code == 404
+
+
+@pytest.mark.parametrize("to", [{"headers": {"penstock-lane": "2"}}, {"params": {"lane": "2"}}])
+def test_a_push_names_its_lane(ask, service, to):
+    service.lanes = ["node-1"] * 3
+    assert ask("POST", PATH, json=["a"], **to).status_code == 200
+    assert service.pushes == [(2, None, None, 1)]
+
+
+@pytest.mark.parametrize("number", ["-1", "x", "٣", "9" * 5000])
+def test_a_lane_is_a_number(ask, number):
+    answer = ask("POST", PATH, json=["a"], params={"lane": number})
+    assert answer.status_code == 422
+    assert "lane" in answer.json()["detail"]
+
+
+def test_what_is_meant_for_another_cluster_is_refused(ask, service):
+    assert ask("POST", PATH, json=["a"], headers={"penstock-cluster": "other"}).status_code == 421
+    assert service.records == []
+    assert ask("POST", PATH, json=["a"], headers={"penstock-cluster": "fake"}).status_code == 200

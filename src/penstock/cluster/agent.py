@@ -42,10 +42,13 @@ from penstock.cluster.preparation import Preparation
 from penstock.cluster.routing import Questions
 from penstock.cluster.runner import Runner
 from penstock.cluster.service import (
+    ANY_LANE,
     ASK,
+    Addresses,
     Ask,
     Found,
     Health,
+    Lane,
     LogEntry,
     MetricsView,
     ModelView,
@@ -543,11 +546,17 @@ class NodeAgent:
 
     # ---- data -------------------------------------------------------------------------------------------------------
 
-    async def push(
-        self, model: str, source: str, records: list[Any], client: str | None = None, seq: int | None = None
-    ) -> Pushed | NoRoom:
+    async def addresses(self, model: str, source: str) -> Addresses:
         """See `NodeService`."""
-        return await self._questions.push(await self._known(model), full_name(model), source, records, client, seq)
+        return self._questions.addresses(await self._known(model), full_name(model), source)
+
+    async def push(
+        self, model: str, source: str, records: list[Any], client: str | None = None, seq: int | None = None,
+        lane: Lane = ANY_LANE,
+    ) -> Pushed | NoRoom:  # fmt: skip
+        """See `NodeService`."""
+        view = await self._known(model)
+        return await self._questions.push(view, full_name(model), source, records, client, seq, lane)
 
     async def lookup(self, model: str, step: str, key: Any) -> Found:
         """See `NodeService`."""

@@ -16,7 +16,19 @@ import msgspec
 from penstock.cluster.bus import Bus
 from penstock.cluster.plan import ModelState, Plan
 from penstock.cluster.runner import Runner
-from penstock.cluster.service import Conflict, Found, NoRoom, NotFound, Page, Pushed, Unavailable
+from penstock.cluster.service import (
+    Addresses,
+    Conflict,
+    Found,
+    Lane,
+    LaneView,
+    Misdirected,
+    NoRoom,
+    NotFound,
+    Page,
+    Pushed,
+    Unavailable,
+)
 from penstock.cluster.view import View
 from penstock.errors import ClusterError, ExchangeError, FlowError, UsageError
 from penstock.exchange.keys import key_group, owner
@@ -28,6 +40,8 @@ TOKEN_HEADER = "X-Penstock-Cluster"
 _TOKEN_EVERY = 1.0
 """Seconds; not more often is Redis asked because somebody has another token."""
 _NO_SOURCE = "no open push source"
+_ROOM_AFTER = 0.1
+"""Seconds in which a source that has no room has read much of what waits."""
 
 
 class Question(msgspec.Struct, tag_field="q"):
@@ -62,6 +76,7 @@ class AskPush(Question, tag="push"):
     records: list[Any]
     client: str | None
     seq: int | None
+    lane: int | None = None
 
 
 class AskResults(Question, tag="results"):
@@ -185,8 +200,7 @@ class Questions:
                 case AskKeys():
                     return await self._keys_here(question)
                 case AskPush():
-                    push = Push(0, question.model, question.source, question.records, question.client, question.seq)
-                    return await self._ask_worker(question, question.executor, push)
+                    return await self._ask_worker(question, question.executor, _push_of(question))
                 case AskPackage():
                     return Answer(True, await self._neighbour.piece(question.digest, question.offset, question.size))
                 case AskPromise():
@@ -297,32 +311,48 @@ class Questions:
         items = items[:limit]
         return Page(items, _key_text(items[-1][0]) if more and items else None)
 
+    def addresses(self, view: View, name: str, source: str) -> Addresses:
+        """See `NodeService.addresses`."""
+        plan, stage = _push_source(view, name, source)
+        urls = {member.id: member.lease["address"] for member in view.members.values() if member.live}
+        lanes: list[LaneView] = []
+        for index in range(plan.counts[stage]):
+            node = _node_of(plan, f"{stage}.{index}")
+            lanes.append(LaneView(lane=index, executor=f"{stage}.{index}", node=node, url=urls.get(node, "")))
+        cluster = view.lineage[-1] if view.lineage else ""
+        return Addresses(model=name, source=source, cluster=cluster, revision=plan.revision, lanes=lanes, nodes=urls)
+
     async def push(
-        self, view: View, name: str, source: str, records: list[Any], client: str | None, seq: int | None
+        self, view: View, name: str, source: str, records: list[Any], client: str | None, seq: int | None, to: Lane
     ) -> Pushed | NoRoom:
         """See `NodeService.push`."""
-        state, plan = _online(view, name)
-        topology = _topology(state)
-        if source not in topology.sources:
-            known = ", ".join(topology.push_sources) or "none"
-            raise NotFound(f"{name!r} has no source {source!r}", remedy=f"sources that take pushed records: {known}")
-        if source not in topology.push_sources:
-            raise Conflict(f"source {source!r} of {name!r} does not take pushed records")
+        if to.cluster and view.lineage and to.cluster not in view.lineage:
+            raise Misdirected(f"node {self._node} is of another cluster than the one that gave its address")
+        plan, stage = _push_source(view, name, source)
         if not records:
             return Pushed(0)
-        stage = topology.stage_of(source).id
         answer = Answer(False, problem=f"source {source!r} of {name!r} is not open")
-        for index in range(plan.counts[stage]):
-            executor = f"{stage}.{index}"
-            question = AskPush(name, self._timeout, source, executor, records, client, seq)
-            answer = await self._ask(view, plan.executors[executor].node, question)
+        for lane in self._lanes(plan, stage, client if seq is not None else None, to.number):
+            executor = f"{stage}.{lane}"
+            question = AskPush(name, self._timeout, source, executor, records, client, seq, lane)
+            answer = await self._ask(view, _node_of(plan, executor), question)
             if answer.ok:
                 return Pushed(int(answer.value))
-            if not answer.problem:
-                return NoRoom()
-            if _NO_SOURCE not in answer.problem:
+            if answer.problem and _NO_SOURCE not in answer.problem:
                 raise UsageError(answer.problem)
+        if not answer.problem:
+            return NoRoom(_ROOM_AFTER)
         raise Unavailable(answer.problem)
+
+    def _lanes(self, plan: Plan, stage: int, client: str | None, wanted: int | None) -> list[int]:
+        """The lanes to try, in order. What may be repeated has one lane; what is sent without a number goes where it is
+        near, and elsewhere when there is no room: there is no repeat that would have to find it."""
+        count = plan.counts[stage]
+        if wanted is not None:
+            return [wanted % count]
+        if client is not None:
+            return [owner(key_group(client), count)]
+        return sorted(range(count), key=lambda lane: _node_of(plan, f"{stage}.{lane}") != self._node)
 
     async def results(self, view: View, name: str, step: str | None, limit: int) -> list[Any]:
         """See `NodeService.results`. Nodes that are gone take theirs with them."""
@@ -360,6 +390,28 @@ def _topology(state: ModelState) -> Topology:
     if state.entry.topology is None:
         raise Unavailable(f"this node does not have the package of {state.entry.name!r} yet")
     return state.entry.topology
+
+
+def _push_source(view: View, name: str, source: str) -> tuple[Plan, int]:
+    """The plan, and the stage of a source that takes pushed records."""
+    state, plan = _online(view, name)
+    topology = _topology(state)
+    if source not in topology.sources:
+        known = ", ".join(topology.push_sources) or "none"
+        raise NotFound(f"{name!r} has no source {source!r}", remedy=f"sources that take pushed records: {known}")
+    if source not in topology.push_sources:
+        raise Conflict(f"source {source!r} of {name!r} does not take pushed records")
+    return plan, topology.stage_of(source).id
+
+
+def _push_of(question: AskPush) -> Push:
+    q = question
+    return Push(0, q.model, q.source, q.records, q.client, q.seq, q.lane)
+
+
+def _node_of(plan: Plan, executor: str) -> str:
+    """Where the executor is, or its primary."""
+    return plan.executors[executor].node
 
 
 def _check_step(state: ModelState, step: str) -> None:

@@ -6,6 +6,7 @@ deadline of its own (`ClusterSettings.request`) and raises
 ClusterError                 the root of what follows; HTTP 503 unless a subclass says otherwise
 ├── NotFound                 no such model, source, step, executor -> 404
 ├── Conflict                 it exists already, or its state forbids the operation -> 409
+├── Misdirected              it was meant for another cluster -> 421
 └── Unavailable              not now, but later (moving, restarting, Redis away) -> 503 + Retry-After
     └── RolledBack           an operation that not every node could do -> 503 with reasons per node
 
@@ -47,6 +48,10 @@ class Unavailable(ClusterError):
         self.nodes = nodes or {}
 
 
+class Misdirected(ClusterError):
+    """The request was meant for another cluster."""
+
+
 class RolledBack(Unavailable):
     """An operation on a model was rolled back: no node has it. `nodes` gives their reasons, `operation` its id."""
 
@@ -83,6 +88,12 @@ class NodeView(msgspec.Struct, kw_only=True):
     """CPU seconds per second, used by its executors."""
     rss: int = 0
     """Resident bytes of its agent and workers."""
+    network: float = 0.0
+    """Bytes per second that its executors send to and receive from other nodes."""
+    buffer: int = 0
+    """Bytes that wait to be taken in by its executors."""
+    bottleneck: str = ""
+    """The resource that has been over its bound for some time, with its use."""
     applied: int = 0
     """The catalogue revision that it has applied."""
     version: str = ""
@@ -110,6 +121,14 @@ class ExecutorView(msgspec.Struct, kw_only=True):
     rate_out: float = 0.0
     cpu: float = 0.0
     """CPU seconds per second."""
+    memory: int = 0
+    """Bytes: its part of its worker's."""
+    state_bytes: int = 0
+    """About what a move would have to carry."""
+    network: float = 0.0
+    """Bytes per second to and from other nodes."""
+    buffer: int = 0
+    """Bytes that wait to be taken in."""
     busy: float = 0.0
     queue: int = 0
     keys: int = 0
@@ -339,6 +358,46 @@ class Pushed(msgspec.Struct):
     taken: int
 
 
+class Lane(msgspec.Struct, frozen=True):
+    """Where a push is to go."""
+
+    number: int | None = None
+    """The index of the executor of the source's stage that takes it (modulo their number), wherever it runs. `None`:
+    the node chooses, for records of one (client, seq) always the same."""
+    cluster: str = ""
+    """`Addresses.cluster`, where the caller has this node's address from there."""
+
+
+ANY_LANE = Lane()
+"""The node chooses."""
+
+
+class LaneView(msgspec.Struct, kw_only=True):
+    """One of the executors that read a push source."""
+
+    lane: int
+    executor: str
+    """`stage.index`."""
+    node: str
+    """Where it runs now."""
+    url: str = ""
+    """That node's address; empty: it is gone."""
+
+
+class Addresses(msgspec.Struct, kw_only=True):
+    """Where records for a push source can be sent."""
+
+    model: str
+    source: str
+    cluster: str = ""
+    """A name of this cluster; a node of another one refuses what is meant for this one."""
+    revision: int
+    """Of the plan; it grows when an executor moves or is started elsewhere."""
+    lanes: list[LaneView]
+    nodes: dict[str, str]
+    """Live node -> its address: every one of them takes records for every lane."""
+
+
 class NoRoom(msgspec.Struct):
     """Nothing was taken: the source's queue is full. Try again after `retry_after` seconds (HTTP 429)."""
 
@@ -474,12 +533,17 @@ class NodeService(Protocol):
         """As `follow`, of `logs`."""
         ...
 
+    async def addresses(self, model: str, source: str) -> Addresses:
+        """Where records for a push source can be sent. Raises as `push`."""
+        ...
+
     async def push(
-        self, model: str, source: str, records: list[Any], client: str | None = None, seq: int | None = None
-    ) -> Pushed | NoRoom:
-        """Hand records to a push source: all of them or none. Repeats of (client, seq) are taken once. Raises
-        `NotFound` for an unknown model or source, `Conflict` when it is offline or the source does not take pushed
-        records, `Unavailable` while its executor is being restarted."""
+        self, model: str, source: str, records: list[Any], client: str | None = None, seq: int | None = None,
+        lane: Lane = ANY_LANE,
+    ) -> Pushed | NoRoom:  # fmt: skip
+        """Hand records to a push source: all of them or none. Repeats of (client, seq) on the same lane are taken once.
+        Raises `NotFound` for an unknown model or source, `Conflict` when it is offline or the source does not take
+        pushed records, `Unavailable` while its executor is being restarted, `Misdirected` (421)."""
         ...
 
     async def lookup(self, model: str, step: str, key: Any) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,19 @@ class Pushed(Source):
     accepts_push: bool = True
 
     def partitions(self) -> Sequence[str]:
-        """One."""
-        return ["push"]
+        """One, when one executor reads."""
+        return self.shares(1)
+
+    def shares(self, executors: int) -> Sequence[str]:
+        """One lane per executor. Records of one (client, seq) belong to one lane: only that one knows of a repeat."""
+        return [_lane(index) for index in range(executors)]
+
+    def restored(self, partition: str, offsets: Mapping[str, Any], executors: int) -> Any | None:
+        """The lane's own memory. With another number of executors a client may meet another lane than before, so that
+        every lane then gets the memory of all."""
+        if not offsets or set(offsets) == set(self.shares(executors)):
+            return offsets.get(partition)
+        return _merged(offsets)
 
     def open(self, partition: str, offset: Any | None, ctx: ConnectorContext) -> PushReader:
         """An empty queue that remembers which pushes the checkpoint covers."""
@@ -47,6 +58,24 @@ def push(*, max_bytes: int = RunSettings().push_queue_bytes) -> Pushed:
     if max_bytes < 1:
         raise UsageError(f"push(max_bytes={max_bytes}): bytes greater than 0 were expected")
     return Pushed(max_bytes)
+
+
+def _lane(index: int) -> str:
+    return f"push-{index}" if index else "push"
+
+
+def _merged(offsets: Mapping[str, Any]) -> Any:
+    """The memory of several lanes as one offset."""
+    seen = SeenPushes()
+    for name in sorted(offsets):
+        seen.learn(offsets[name]["seen"])
+    partial = {push: taken for offset in offsets.values() for push, taken in _partial(offset).items()}
+    return {"seen": seen.plain(), "partial": [(*push, taken) for push, taken in partial.items()]}
+
+
+def _partial(offset: Any | None) -> dict[tuple[str, int], int]:
+    """The pushes of which only the first records were read -> how many."""
+    return {(client, seq): taken for client, seq, taken in offset["partial"]} if offset else {}
 
 
 class SeenPushes:
@@ -84,6 +113,13 @@ class SeenPushes:
         if len(self._clients) > CLIENTS:
             self._clients.popitem(last=False)
 
+    def learn(self, plain: dict[str, Sequence[int]]) -> None:
+        """Add what another lane remembers."""
+        for client, (high, mask) in plain.items():
+            for below in range(WINDOW):
+                if mask >> below & 1:
+                    self.add(client, high - below)
+
     def plain(self) -> dict[str, tuple[int, int]]:
         """A copy that a checkpoint can hold, least recently active first."""
         return dict(self._clients)
@@ -101,7 +137,7 @@ class _Waiting:
 class PushReader(Reader):
     """The queue of one push source.
 
-    The offset covers exactly what was read: `seen` (per client) and `partial`, the push of which only the first
+    The offset covers exactly what was read: `seen` (per client) and `partial`, the pushes of which only the first
     records were read. After a restart a client that got no answer repeats its push; what the checkpoint holds of it
     is not taken again, the rest is.
     """
@@ -112,8 +148,7 @@ class PushReader(Reader):
         self._bytes = self._records = 0
         seen = offset["seen"] if offset else None
         self._accepted, self._read = SeenPushes(seen), SeenPushes(seen)
-        partial = offset["partial"] if offset else None
-        self._partial: tuple[str, int, int] | None = tuple(partial) if partial else None
+        self._partial = _partial(offset)
 
     def push(self, records: list[Any], client: str | None, seq: int | None) -> bool:
         """Take records; `False` when there is no room now. Repeats count as taken. Raises `UsageError` when these
@@ -129,9 +164,8 @@ class PushReader(Reader):
         if self._bytes + size > self._max_bytes:
             return False
         waiting = _Waiting(list(records), client, seq, size)
-        if self._partial is not None and self._partial[:2] == (client, seq):
-            waiting.taken = min(self._partial[2], len(records))
         if client is not None and seq is not None:
+            waiting.taken = min(self._partial.get((client, seq), 0), len(records))
             self._accepted.add(client, seq)
         self._queue.append(waiting)
         self._bytes += size
@@ -153,18 +187,18 @@ class PushReader(Reader):
             self._bytes -= waiting.bytes
             if waiting.client is not None and waiting.seq is not None:
                 self._read.add(waiting.client, waiting.seq)
-                if self._partial is not None and self._partial[:2] == (waiting.client, waiting.seq):
-                    self._partial = None
+                self._partial.pop((waiting.client, waiting.seq), None)
         self._records -= len(batch)
         return batch
 
     def offset(self) -> Any:
         """What was read, so that repeats after a restart are known."""
-        partial: tuple[Any, ...] | None = self._partial
-        if self._queue and self._queue[0].taken and self._queue[0].client is not None:
+        partial = dict(self._partial)
+        if self._queue and self._queue[0].taken:
             front = self._queue[0]
-            partial = (front.client, front.seq, front.taken)
-        return {"seen": self._read.plain(), "partial": partial}
+            if front.client is not None and front.seq is not None:
+                partial[front.client, front.seq] = front.taken
+        return {"seen": self._read.plain(), "partial": [(*push, taken) for push, taken in partial.items()]}
 
     def lag(self) -> int | None:
         """Records that wait."""

@@ -7,7 +7,7 @@ worker. Readers never block; writers may, for a bounded time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -86,6 +86,15 @@ class Source(ABC):
     @abstractmethod
     def partitions(self) -> Sequence[str]:
         """Stable, ordered names of the parts that can be read independently; executor i of n takes every n-th."""
+
+    def shares(self, executors: int) -> Sequence[str]:
+        """The partitions when so many executors read: the same as `partitions`, unless there are more of them the more
+        executors there are, as with `push`."""
+        return self.partitions()
+
+    def restored(self, partition: str, offsets: Mapping[str, Any], executors: int) -> Any | None:
+        """Where `partition` goes on, given the offsets of all partitions in a checkpoint; `None`: at its start."""
+        return offsets.get(partition)
 
     @abstractmethod
     def open(self, partition: str, offset: Any | None, ctx: ConnectorContext) -> Reader:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from penstock.cluster.service import Conflict, NotFound, OperationView, RolledBack, Unavailable
+from penstock.cluster.service import Conflict, Misdirected, NotFound, OperationView, RolledBack, Unavailable
 from penstock.errors import (
     CheckpointError,
     ClusterError,
@@ -34,6 +34,7 @@ MEDIA_TYPE = "application/problem+json"
 STATUS_OF: tuple[tuple[type[PenstockError], int], ...] = (
     (NotFound, 404),
     (Conflict, 409),
+    (Misdirected, 421),
     (UsageError, 422),
     (CodecError, 422),
     (StepError, 422),

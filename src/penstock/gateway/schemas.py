@@ -23,6 +23,7 @@ _MEANING = {
     409: "The present state forbids it",
     413: "Larger than it may be",
     415: "A media type or encoding that is not taken",
+    421: "Meant for another cluster",
     422: "Not valid; `detail` says what to change",
     429: "No room now; come back after `Retry-After`",
     503: "Not now, or rolled back: `nodes` gives the reasons, `operation` its id",

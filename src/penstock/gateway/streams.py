@@ -1,4 +1,8 @@
-"""`/v1/streams`: records come in here. 200 means retained, 429 means not now, anything else means nothing was taken."""
+"""`/v1/streams`: records come in here. 200 means retained, 429 means not now, anything else means nothing was taken.
+
+A source has a lane for each executor that reads it. Any node takes records for any lane; clients that send much ask for
+the lanes' addresses and send to the nodes where they are.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock.cluster.service import NodeService, NoRoom
+from penstock.cluster.service import Addresses, Lane, NodeService, NoRoom
 from penstock.gateway.answer import answer
 from penstock.gateway.problems import Problem, later
-from penstock.gateway.schemas import Responses, failing
+from penstock.gateway.schemas import Responses, described, failing
 
 JSON = "application/json"
 NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines", ""})
@@ -23,13 +27,23 @@ _TAKEN: Responses = {
 
 
 def router(service: NodeService, max_push: int) -> APIRouter:
-    """The route. `max_push`: bytes that one request may bring."""
+    """The routes. `max_push`: bytes that one request may bring."""
     routes = APIRouter(tags=["streams"])
+
+    @routes.get(
+        "/v1/streams/{group}/{name}/{source}",
+        summary="Where records can be sent",
+        responses=described(Addresses) | failing(404, 409, 503),
+    )
+    async def addresses(group: str, name: str, source: str) -> Response:
+        """The lanes of a source: executor, node and that node's address. Ask again when a push fails, and now and then:
+        executors move, and `revision` is another one then."""
+        return answer(await service.addresses(f"{group}/{name}", source))
 
     @routes.post(
         "/v1/streams/{group}/{name}/{source}",
         summary="Push records",
-        responses=_TAKEN | failing(404, 409, 413, 415, 429, 503),
+        responses=_TAKEN | failing(404, 409, 413, 415, 421, 429, 503),
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -44,6 +58,8 @@ def router(service: NodeService, max_push: int) -> APIRouter:
                     ("Penstock-Client", "string", "Who sends; with Penstock-Seq it removes repeats."),
                     ("Penstock-Seq", "integer", "Grows with every request of this client to this source."),
                     ("Idempotency-Key", "string", "Removes repeats of one request, instead of the pair above."),
+                    ("Penstock-Lane", "integer", "Which lane takes them; a repeat has to name the same one."),
+                    ("Penstock-Cluster", "string", "`cluster` of the addresses; a node of another one answers 421."),
                 )
             ],
         },
@@ -51,11 +67,12 @@ def router(service: NodeService, max_push: int) -> APIRouter:
     async def push(request: Request, group: str, name: str, source: str) -> Response:
         """Push records as NDJSON (one JSON value per line) or as a JSON array: all of them or none."""
         client, seq = sender(request)
+        to = lane(request)
         body = await read_body(request, max_push)
         records = decode(request.headers.get("content-type", ""), body)
         if not records:
             return answer({"accepted": 0})
-        taken = await service.push(f"{group}/{name}", source, records, client, seq)
+        taken = await service.push(f"{group}/{name}", source, records, client, seq, to)
         if isinstance(taken, NoRoom):
             detail = f"{group}/{name}/{source} has no room for {len(records)} records now; nothing was taken"
             raise later(429, detail, taken.retry_after)
@@ -74,10 +91,22 @@ def sender(request: Request) -> tuple[str | None, int | None]:
         return (None, None) if key is None else (f"key:{key}", 1)
     if client is None or text is None:
         raise Problem(422, "client and seq belong together; give both (Penstock-Client, Penstock-Seq) or none")
+    return client, _number("seq", text)
+
+
+def lane(request: Request) -> Lane:
+    """Where the records are to go, from headers or query."""
+    headers, query = request.headers, request.query_params
+    text = headers.get("penstock-lane") or query.get("lane")
+    number = None if text is None else _number("lane", text)
+    return Lane(number, headers.get("penstock-cluster", ""))
+
+
+def _number(name: str, text: str) -> int:
     # `isdecimal` alone would let through digits of other scripts, and a number beyond 64 bits cannot travel
-    if not (text.isascii() and text.isdecimal()) or int(text) >= 2**63:
-        raise Problem(422, f"seq must be a whole number from 0 on, not {text[:40]!r}")
-    return client, int(text)
+    if not (text.isascii() and text.isdecimal()) or len(text) > 19 or int(text) >= 2**63:
+        raise Problem(422, f"{name} must be a whole number from 0 on, not {text[:40]!r}")
+    return int(text)
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -177,6 +177,8 @@ class Push(Message, tag="push"):
     records: list[Any]
     client: str | None = None
     seq: int | None = None
+    executor: int | None = None
+    """The index of the executor whose lane takes them; `None`: any that is here."""
 
 
 class Shutdown(Message, tag="shutdown"):

@@ -9,6 +9,7 @@ from penstock.errors import UsageError
 from penstock.flow.operator import KeyedOperator
 from penstock.worker.messages import Listing, Lookup, Push, Reply
 from penstock.worker.model import Model
+from penstock.worker.sources import Lane
 
 
 def answer(model: Model, message: Lookup | Listing | Push) -> Reply:
@@ -58,8 +59,18 @@ def _listing(model: Model, message: Listing) -> Reply:
     return Reply(message.id, True, {"items": items, "more": len(chosen) > message.limit})
 
 
+def _lane(model: Model, message: Push) -> Lane | None:
+    if message.executor is None:
+        return model.lane(message.source)
+    for executor in model.executors.values():
+        for lane in executor.lanes if executor.id.index == message.executor and not executor.draining else ():
+            if lane.step == message.source and not lane.ended:
+                return lane
+    return None
+
+
 def _push(model: Model, message: Push) -> Reply:
-    lane = model.lane(message.source)
+    lane = _lane(model, message)
     if lane is None:
         raise UsageError(f"{model.name!r} has no open push source {message.source!r} in this worker")
     if not lane.reader.push(message.records, message.client, message.seq):

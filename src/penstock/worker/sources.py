@@ -51,6 +51,10 @@ class Lane:
             self._nothing(clock.monotonic())
         return len(records)
 
+    def position(self) -> Any:
+        """The offset after the last record that was read."""
+        return self.reader.offset()
+
     def _nothing(self, now: float) -> None:
         """There is no record: when to look again, and whether event time goes on without this lane."""
         wait = self.reader.next_at()
@@ -95,7 +99,7 @@ def open_lanes(
 
     Raises `ConnectorError` when one cannot be opened, and `UsageError` when a restored partition is gone.
     """
-    partitions = list(source.partitions())
+    partitions = list(source.shares(ctx.executors))
     gone = sorted(set(offsets) - set(partitions))
     if gone and source.bounded:
         raise UsageError(
@@ -105,7 +109,7 @@ def open_lanes(
     lanes: list[Lane] = []
     for place in range(ctx.index, len(partitions), ctx.executors):
         name = partitions[place]
-        reader = source.open(name, offsets.get(name), ctx)
+        reader = source.open(name, source.restored(name, offsets, ctx.executors), ctx)
         lane = Lane(
             step=step,
             partition=name,
