@@ -45,6 +45,41 @@ class Replication(msgspec.Struct, frozen=True, kw_only=True):
     """A planned promotion stops the primary when the other replica is at most so many log positions behind."""
 
 
+class Balancing(msgspec.Struct, frozen=True, kw_only=True):
+    """How executors of online models are placed by what was measured, and when they move. Times in seconds."""
+
+    strategy: str = "adaptive"
+    """Its name in `penstock.placement.registry`."""
+    alpha: float | None = 0.2
+    """How uneven the numbers of executors per node may be; see docs/placement.md, as for the next four."""
+    beta: float = 1.0
+    """The share of the nodes that may be used."""
+    gamma: float | None = 0.8
+    """Cores that the executors of one worker may use; a worker is one loop. `None`: not bounded."""
+    delta: int | None = None
+    """Workers per node that may be used for one group."""
+    fill: float = 0.9
+    """The share of a node's CPU, memory and network that executors may use."""
+    network: float = 0.0
+    """Bytes per second that a node can send and receive together; 0: not known."""
+    threshold: float = 0.1
+    """The share of a model's traffic between nodes that a change has to save."""
+    interval: float = 30.0
+    """From one change of a model's placement to the next, at least."""
+    horizon: float = 60.0
+    """In this time the saved traffic has to pay for the moved bytes."""
+    guard: float = 300.0
+    """For so long an executor does not go back to where it came from."""
+    half_life: float = 5.0
+    """After this time a measurement counts half as much."""
+    window: float = 30.0
+    """What was not measured for so long is forgotten."""
+    moves: int = 2
+    """Executors that move at the same time, at most."""
+    sustained: float = 10.0
+    """A resource that is over its bound for so long is a bottleneck."""
+
+
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Leases and timeouts of the control plane, in seconds."""
 
@@ -70,3 +105,6 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Replicas of Redis that must have an operation's decision before it is carried out."""
     upload_kept: float = 600.0
     """A package that was received and that no operation uses is removed after so long."""
+    rebalance: bool = False
+    """Whether the leader moves executors by itself when that pays."""
+    balancing: Balancing = Balancing()

@@ -109,3 +109,28 @@ def test_it_ends_and_says_so(problem):
     assert placement == place("balance", problem)
     if problem.current is not None:
         assert all(placement.workers[key] == problem.current.workers[key] for key in problem.pinned)
+
+
+def test_a_worker_with_too_much_gives_an_executor_to_another_one_of_its_node_or_elsewhere():
+    executors = keys(3)
+    problem = Problem(
+        executors, slots(a=2, b=1), load={key: ExecutorLoad(0.4) for key in executors}, limits=Limits(gamma=0.8)
+    )
+    first, second, away = problem.workers
+    crowded = Placement(dict.fromkeys(executors, first))
+    step = transfer(problem, crowded)
+    assert isinstance(step, Transfer)
+    assert (step.executor, step.source, step.resource) == (executors[0], first, "worker")
+    assert step.target in (second, away)
+    assert transfer(problem, Placement({**crowded.workers, executors[0]: second})) is None
+
+
+def test_a_worker_of_which_nothing_fits_elsewhere_says_so():
+    executors = keys(3)
+    load = {executors[0]: ExecutorLoad(0.5), executors[1]: ExecutorLoad(0.5), executors[2]: ExecutorLoad(0.7)}
+    problem = Problem(executors, slots(a=1, b=1), load=load, limits=Limits(gamma=0.8))
+    a, b = problem.workers
+    stuck = transfer(problem, Placement({executors[0]: a, executors[1]: a, executors[2]: b}))
+    assert isinstance(stuck, Blocked)
+    assert (stuck.node, stuck.resource, stuck.limit, stuck.nearest) == ("a", "worker", "gamma", "b")
+    assert str(stuck).startswith("node a uses 1 of 0.8 cores of one worker")

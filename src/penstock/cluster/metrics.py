@@ -19,6 +19,8 @@ from penstock.cluster.plan import ModelState
 from penstock.cluster.service import ChannelView, ExecutorView
 from penstock.worker.messages import ChannelMetrics, ExecutorMetrics, Metrics
 
+KEY_BYTES = 256
+"""What a key with its state takes, about: sizes of state are estimated by counting keys."""
 WINDOW = 3.0
 EXPIRY = 5.0
 """Seconds after which a node's published metrics are forgotten."""
@@ -137,9 +139,10 @@ class Metering:
         """Everything, as it is published."""
         now = self._clock.monotonic()
         result = NodeMetrics(node=self._node, workers=workers, rss=own_rss + sum(self._rss.values()))
-        for (_, model), part in self._parts.items():
+        per_weight = self._bytes_per_weight()
+        for (worker, model), part in self._parts.items():
             views = [
-                _executor(e, part.rates[name].per_second(now), part.recent_latency(name, now))
+                _executor(e, part.rates[name].per_second(now), part.recent_latency(name, now), per_weight[worker])
                 for name, e in part.executors.items()
             ]
             result.executors.setdefault(model, []).extend(views)
@@ -151,6 +154,13 @@ class Metering:
         for model, count in self._lost.items():
             result.lost.setdefault(model, count)
         return result
+
+    def _bytes_per_weight(self) -> dict[int, float]:
+        """worker -> its bytes per weight of an executor: its memory is shared out among what it runs."""
+        weights: dict[int, int] = {}
+        for (worker, _), part in self._parts.items():
+            weights[worker] = weights.get(worker, 0) + sum(_weight(e) for e in part.executors.values())
+        return {worker: self._rss.get(worker, 0) / max(1, weight) for worker, weight in weights.items()}
 
 
 class HeldKeys:
@@ -177,7 +187,17 @@ class HeldKeys:
         return self._keys.get((node, model, executor), 0)
 
 
-def _executor(metrics: ExecutorMetrics, rates: tuple[float, ...], latency: list[float] | None) -> ExecutorView:
+_SAME_FOR_ALL = 4096
+"""An executor counts for as much memory as so many keys, besides those that it has."""
+
+
+def _weight(metrics: ExecutorMetrics) -> int:
+    return _SAME_FOR_ALL + metrics.keys
+
+
+def _executor(
+    metrics: ExecutorMetrics, rates: tuple[float, ...], latency: list[float] | None, bytes_per_weight: float
+) -> ExecutorView:
     return ExecutorView(
         id=str(metrics.executor),
         records_in=metrics.records_in,
@@ -185,6 +205,8 @@ def _executor(metrics: ExecutorMetrics, rates: tuple[float, ...], latency: list[
         rate_in=rates[0],
         rate_out=rates[1],
         cpu=rates[2],
+        memory=round(_weight(metrics) * bytes_per_weight),
+        state_bytes=metrics.keys * KEY_BYTES,
         busy=metrics.busy,
         queue=metrics.queue,
         keys=metrics.keys,

@@ -1,5 +1,6 @@
 """Transfer by resources (SYSTEMS Z5): when a node has too much of one resource, the executor that uses most of it goes
-where the nodes become most alike. Traffic between executors does not count, except as use of the network.
+where the nodes become most alike; so does one of a worker that has too much CPU. Traffic between executors does not
+count, except as use of the network.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ Vector: TypeAlias = tuple[float, float, float]
 """CPU, memory and network, as shares of what may be used."""
 
 
+WORKER = "worker"
+"""The resource that `Limits.gamma` bounds: the CPU of one worker."""
+
+
 @dataclass(frozen=True, slots=True)
 class Transfer:
     """Move this executor."""
@@ -33,7 +38,7 @@ class Transfer:
     source: WorkerSlot
     target: WorkerSlot
     resource: str
-    """The one that its node has too much of."""
+    """The one that its node, or its worker, has too much of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,42 +56,67 @@ class Blocked:
     """The limit of `nearest` that is in the way."""
 
     def __str__(self) -> str:
+        what = "cores of one worker" if self.resource == WORKER else self.resource
         return (
-            f"node {self.node} uses {self.used:g} of {self.bound:g} {self.resource}, and no executor of it fits on"
+            f"node {self.node} uses {self.used:g} of {self.bound:g} {what}, and no executor of it fits on"
             f" another node: the limit is {self.limit} of node {self.nearest or self.node}"
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Over:
+    """Too much of a resource: of a node, or of one worker."""
+
+    node: str
+    resource: str
+    used: float
+    bound: float
+    worker: WorkerSlot | None = None
+
+    @property
+    def rank(self) -> tuple[float, str, str]:
+        return (-self.used / max(self.bound, TOLERANCE), self.node, self.resource)
+
+    def holds(self, slot: WorkerSlot) -> bool:
+        return slot == self.worker if self.worker is not None else slot.node == self.node
+
+
 def transfer(problem: Problem, placement: Placement) -> Transfer | Blocked | None:
-    """One step for the most overloaded node; `None` when every node is within its bounds."""
-    used = used_resources(problem, placement)
-    over = sorted(
-        (-amount / max(bound, TOLERANCE), node, resource)
-        for node, amounts in used.items()
-        for amount, resource in zip(amounts, RESOURCES, strict=True)
-        if amount > (bound := bound_of(problem, node, resource)) * (1 + TOLERANCE) + TOLERANCE
-    )
+    """One step for the most overloaded node or worker; `None` when every one is within its bounds."""
     blocked: Blocked | None = None
-    for _, node, resource in over:
-        found = _from_node(problem, placement, node, resource, used[node][RESOURCES.index(resource)])
+    for over in sorted(_overloads(problem, placement), key=lambda over: over.rank):
+        found = _relief(problem, placement, over)
         if isinstance(found, Transfer):
             return found
         blocked = blocked or found
     return blocked
 
 
-def _from_node(problem: Problem, placement: Placement, node: str, resource: str, used: float) -> Transfer | Blocked:
+def _overloads(problem: Problem, placement: Placement) -> list[_Over]:
+    found = [
+        _Over(node, resource, amount, bound_of(problem, node, resource))
+        for node, amounts in used_resources(problem, placement).items()
+        for amount, resource in zip(amounts, RESOURCES, strict=True)
+    ]
+    workers: dict[WorkerSlot, float] = {}
+    for key, slot in placement.workers.items():
+        workers[slot] = workers.get(slot, 0.0) + _use(problem, key, WORKER)
+    found += [_Over(slot.node, WORKER, used, problem.limits.gamma, slot) for slot, used in workers.items()]
+    return [over for over in found if over.used > over.bound * (1 + TOLERANCE) + TOLERANCE]
+
+
+def _relief(problem: Problem, placement: Placement, over: _Over) -> Transfer | Blocked:
     users = sorted(
-        (key for key, slot in placement.workers.items() if slot.node == node and key not in problem.pinned),
-        key=lambda key: (-_use(problem, key, resource), key),
+        (key for key, slot in placement.workers.items() if over.holds(slot) and key not in problem.pinned),
+        key=lambda key: (-_use(problem, key, over.resource), key),
     )
     before = {(excess.limit, excess.where): excess.used for excess in excesses(problem, placement)}
     obstacle: tuple[float, str, str] | None = None
     for executor in users:
-        if _use(problem, executor, resource) <= 0:
+        if _use(problem, executor, over.resource) <= 0:
             break
         options = []
-        for target in _targets(problem, placement, node):
+        for target in _targets(problem, placement, over):
             after = Placement({**placement.workers, executor: target})
             worse = _worse(problem, after, before)
             if worse is None:
@@ -94,26 +124,26 @@ def _from_node(problem: Problem, placement: Placement, node: str, resource: str,
             elif obstacle is None or worse[0] < obstacle[0]:
                 obstacle = (worse[0], target.node, worse[1].limit)
         if options:
-            return Transfer(executor, placement.workers[executor], min(options)[1], resource)
-    _, nearest, limit = obstacle or (0.0, "", resource)
-    return Blocked(node, resource, used, bound_of(problem, node, resource), nearest, limit)
+            return Transfer(executor, placement.workers[executor], min(options)[1], over.resource)
+    _, nearest, limit = obstacle or (0.0, "", over.resource)
+    return Blocked(over.node, over.resource, over.used, over.bound, nearest, limit)
 
 
 def _use(problem: Problem, executor: ExecutorKey, resource: str) -> float:
     if resource == "network":
         return sum(rate(flow) for pair, flow in problem.traffic.items() if executor in pair)
     load = problem.load.get(executor)
-    return 0.0 if load is None else float(getattr(load, resource))
+    return 0.0 if load is None else float(load.cpu if resource == WORKER else getattr(load, resource))
 
 
-def _targets(problem: Problem, placement: Placement, source: str) -> list[WorkerSlot]:
-    """The worker with fewest executors of every other node."""
+def _targets(problem: Problem, placement: Placement, over: _Over) -> list[WorkerSlot]:
+    """Of every other node the worker with fewest executors; when a worker has too much, of its own node too."""
     count: dict[WorkerSlot, int] = {}
     for slot in placement.workers.values():
         count[slot] = count.get(slot, 0) + 1
     best: dict[str, WorkerSlot] = {}
     for slot in usable(problem):
-        if slot.node != source:
+        if not over.holds(slot):
             old = best.get(slot.node)
             if old is None or (count.get(slot, 0), slot) < (count.get(old, 0), old):
                 best[slot.node] = slot

@@ -1,0 +1,335 @@
+"""From what is planned and measured to a better placement of the models that are online; pure.
+
+A worker runs models of one group, so each group is a problem of its own, in which a node is one place and what other
+groups use there is not to be had. Whether a proposal is worth its moves is decided per model: no traffic crosses from
+one model to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from math import inf
+
+from penstock.cluster.measuring import group_of, homes, key_of
+from penstock.cluster.plan import ModelState
+from penstock.cluster.view import Member, View
+from penstock.errors import UsageError
+from penstock.placement.balance import Blocked, Transfer, transfer
+from penstock.placement.decide import History, Policy, Verdict, decide
+from penstock.placement.explain import Explanation, Move, explain
+from penstock.placement.feasible import used_resources
+from penstock.placement.limits import Limits
+from penstock.placement.monitor import Pair
+from penstock.placement.plan import (
+    ExecutorKey,
+    ExecutorLoad,
+    NodeCapacity,
+    Placement,
+    Problem,
+    Traffic,
+    WorkerSlot,
+    links,
+)
+from penstock.placement.registry import place
+from penstock.settings import Balancing
+
+LEAST = 1e-3
+"""The share of a node's resource that a group may count on although others use all of it."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The models that are online at one moment, as placement sees them."""
+
+    current: Placement
+    nodes: Mapping[str, NodeCapacity]
+    """Those that may be used."""
+    load: Mapping[ExecutorKey, ExecutorLoad] = field(default_factory=dict)
+    traffic: Mapping[Pair, Traffic] = field(default_factory=dict)
+    links: tuple[Pair, ...] = ()
+    apart: tuple[Pair, ...] = ()
+    stuck: Mapping[ExecutorKey, str] = field(default_factory=dict)
+    """Executors that cannot move now, and why."""
+    lossy: Mapping[ExecutorKey, str] = field(default_factory=dict)
+    """Executors that would lose something by a move, and what: they are moved in thought alone."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that have executors, by name."""
+        return tuple(sorted({group_of(key.model) for key in self.current.workers}))
+
+    def without(self, key: ExecutorKey) -> str:
+        """Why an executor stays where it is, for people; empty: it can move."""
+        return self.stuck.get(key) or self.lossy.get(key, "")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What would become of one model."""
+
+    model: str
+    verdict: Verdict
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """What the strategy proposed, whether it is worth it or not."""
+        return self.verdict.explanation.moves
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a strategy makes of a scene."""
+
+    strategy: str
+    scene: Scene
+    placement: Placement
+    """With the moves that are worth it."""
+    parts: tuple[Part, ...]
+    whole: Explanation
+    """The running placement against `placement`, all models together."""
+    blocked: tuple[Blocked, ...] = ()
+    """Nodes that have too much, of which nothing fits elsewhere."""
+    faults: Mapping[str, UsageError] = field(default_factory=dict)
+    """group -> why there is no proposal: its plan stays."""
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """Those that are worth it, of the fullest nodes first: their room is what others wait for."""
+        load = self.whole.before.load
+        return tuple(sorted(self.whole.moves, key=lambda move: (-load.get(move.source.node, 0.0), move.executor)))
+
+
+def slot(node: str) -> WorkerSlot:
+    """A node as a place for the executors of a group."""
+    return WorkerSlot(node, 0)
+
+
+def limits_of(settings: Balancing) -> Limits:
+    """Raises `UsageError` that names the limit which makes no sense."""
+    gamma = inf if settings.gamma is None else settings.gamma
+    return Limits(settings.alpha, settings.beta, gamma, settings.delta, settings.fill)
+
+
+def policy_of(settings: Balancing) -> Policy:
+    """Raises `UsageError` for what makes no sense."""
+    return Policy(settings.threshold, settings.interval, settings.guard)
+
+
+def scene_of(
+    view: View,
+    load: Mapping[ExecutorKey, ExecutorLoad],
+    traffic: Mapping[Pair, Traffic],
+    settings: Balancing,
+    moving: Collection[ExecutorKey] = (),
+) -> Scene:
+    """What is online in `view`. Executors of nodes that are gone are left out: they are about to be started elsewhere.
+    Raises `UsageError` when no node is live."""
+    members = {name: member for name, member in view.members.items() if member.live}
+    if not members:
+        raise UsageError("no node is live: there is nowhere to place anything", remedy="start a node")
+    home = homes(view)
+    current: dict[ExecutorKey, WorkerSlot] = {}
+    stuck: dict[ExecutorKey, str] = {}
+    lossy: dict[ExecutorKey, str] = {}
+    joined: list[Pair] = []
+    for name, state in sorted(view.models.items()):
+        if state.plan is None or state.entry.desired != "online" or state.plan.generation != state.entry.generation:
+            continue
+        for text in state.plan.executors:
+            key = key_of(name, text)
+            if home[key] in members:
+                current[key] = slot(home[key])
+                if key in moving:
+                    stuck[key] = "it is being moved"
+                elif why := _stuck(state, text):
+                    stuck[key] = why
+                elif state.entry.recovery == "none":
+                    lossy[key] = "a move would lose its state: the model runs with recovery none"
+        if state.entry.topology is not None:
+            joined += links(name, state.entry.topology, state.plan.counts)
+    return Scene(
+        current=Placement(current),
+        nodes={name: _capacity(member, settings) for name, member in sorted(members.items())},
+        load={key: own for key, own in load.items() if key in current},
+        traffic={pair: flow for pair, flow in traffic.items() if pair[0] in current and pair[1] in current},
+        links=tuple(pair for pair in joined if pair[0] in current and pair[1] in current),
+        stuck=stuck,
+        lossy=lossy,
+    )
+
+
+def _stuck(state: ModelState, executor: str) -> str:
+    """Why an executor cannot be moved at this moment."""
+    assert state.plan is not None
+    if state.entry.lock:
+        return "an operation is changing the model"
+    report = state.run.get(executor)
+    if report is None or report.epoch != state.plan.executors[executor].epoch or report.state != "running":
+        return "it has finished" if report is not None and report.state == "finished" else "it does not run yet"
+    return ""
+
+
+def _capacity(member: Member, settings: Balancing) -> NodeCapacity:
+    cpus = float(member.lease.get("cpus", "0") or "0") or 1.0
+    return NodeCapacity(member.id, cpus=cpus, memory=member.number("memory"), network=settings.network)
+
+
+def weigh(
+    scene: Scene,
+    settings: Balancing,
+    now: float,
+    *,
+    strategy: str | None = None,
+    model: str | None = None,
+    lossy: bool = False,
+    history: Mapping[str, History] | None = None,
+) -> Answer:
+    """Ask a strategy for a placement of every group, and judge it.
+
+    `model`: only its executors may move. `lossy`: also those that would lose something by it. `history`: per model.
+    Raises `UsageError` for a strategy that does not exist and for settings that make no sense; a group for which there
+    is no placement, or whose strategy fails, keeps the one it has (`Answer.faults`).
+    """
+    name = settings.strategy if strategy is None else strategy
+    policy = policy_of(settings)
+    placement, parts = scene.current, list[Part]()
+    blocked: list[Blocked] = []
+    faults: dict[str, UsageError] = {}
+    for group in scene.groups or ("",):
+        problem = question(scene, group, placement, settings, model=model, lossy=lossy)
+        try:
+            proposal = place(name, problem)
+        except UsageError as error:
+            if not problem.executors:
+                raise
+            faults[group] = error
+            continue
+        for part in _parts(problem, proposal, now, history or {}, policy):
+            parts.append(part)
+            if part.verdict.apply:
+                placement = _after(placement, part.moves)
+        step = transfer(problem, Placement({key: placement.workers[key] for key in problem.executors}))
+        if isinstance(step, Blocked):
+            blocked.append(step)
+    return Answer(name, scene, placement, tuple(parts), _whole(scene, placement, settings), tuple(blocked), faults)
+
+
+def question(
+    scene: Scene,
+    group: str,
+    placement: Placement,
+    settings: Balancing,
+    *,
+    model: str | None = None,
+    lossy: bool = False,
+) -> Problem:
+    """The problem of one group: where its executors should be, while those of the others are as in `placement`.
+
+    An executor that uses more than a worker may have counts as one that fills it: it cannot be made smaller by moving.
+    """
+    limits = limits_of(settings)
+    others = _used(scene, placement, lambda key: group_of(key.model) != group)
+    nodes = {name: _less(capacity, others.get(name, (0.0, 0.0, 0.0)), limits) for name, capacity in scene.nodes.items()}
+    most = min(limits.gamma, max(capacity.cpus for capacity in scene.nodes.values()) * limits.fill)
+    own = tuple(sorted(key for key in placement.workers if group_of(key.model) == group))
+    mine = set(own)
+    pinned = {
+        key for key in own if key in scene.stuck or (key in scene.lossy and not lossy) or model not in (None, key.model)
+    }
+    return Problem(
+        executors=own,
+        workers=tuple(slot(name) for name in sorted(scene.nodes)),
+        nodes=nodes,
+        load={key: replace(scene.load[key], cpu=min(scene.load[key].cpu, most)) for key in own if key in scene.load},
+        traffic={pair: flow for pair, flow in scene.traffic.items() if mine.issuperset(pair)},
+        current=Placement({key: placement.workers[key] for key in own}),
+        links=tuple(pair for pair in scene.links if mine.issuperset(pair)),
+        apart=tuple(pair for pair in scene.apart if mine.issuperset(pair)),
+        pinned=frozenset(pinned),
+        limits=limits,
+        horizon=settings.horizon,
+    )
+
+
+def _used(
+    scene: Scene, placement: Placement, counts: Callable[[ExecutorKey], bool]
+) -> dict[str, tuple[float, float, float]]:
+    some = {key: where for key, where in placement.workers.items() if counts(key)}
+    problem = Problem(
+        executors=tuple(some),
+        workers=tuple(slot(name) for name in scene.nodes),
+        load=scene.load,
+        traffic=scene.traffic,
+    )
+    return used_resources(problem, Placement(some))
+
+
+def _less(capacity: NodeCapacity, used: tuple[float, float, float], limits: Limits) -> NodeCapacity:
+    """What a node has left, so that the share `fill` of its whole is the bound for all groups together."""
+    cpu, memory, network = (
+        max(LEAST * amount, amount - taken / limits.fill)
+        for amount, taken in zip((capacity.cpus, capacity.memory, capacity.network), used, strict=True)
+    )
+    return replace(capacity, cpus=cpu, memory=round(memory), network=network)
+
+
+def _after(placement: Placement, moves: Iterable[Move]) -> Placement:
+    return Placement({**placement.workers, **{move.executor: move.target for move in moves}})
+
+
+def _parts(
+    problem: Problem, proposal: Placement, now: float, history: Mapping[str, History], policy: Policy
+) -> Iterable[Part]:
+    """What the proposal means for each model, one after the other: the next one meets what was accepted before."""
+    assert problem.current is not None
+    current = problem.current
+    for model in sorted({key.model for key in problem.executors}):
+        after = Placement(
+            {key: proposal.workers[key] if key.model == model else where for key, where in current.workers.items()}
+        )
+        traffic = {pair: flow for pair, flow in problem.traffic.items() if pair[0].model == model}
+        others = {pair: flow for pair, flow in problem.traffic.items() if pair[0].model != model}
+        taken = used_resources(replace(problem, traffic=others), current)
+        nodes = {
+            name: _less(capacity, (0.0, 0.0, taken[name][2] if name in taken else 0.0), problem.limits)
+            for name, capacity in problem.nodes.items()
+        }
+        own = replace(problem, traffic=traffic, nodes=nodes, current=current)
+        verdict = decide(own, after, now, history.get(model), policy)
+        yield Part(model, verdict)
+        if verdict.apply:
+            current = after
+
+
+def _whole(scene: Scene, placement: Placement, settings: Balancing) -> Explanation:
+    """All groups together. Numbers of executors are bounded within groups, so they are not judged here."""
+    limits = replace(limits_of(settings), alpha=None, gamma=inf, delta=None)
+    everything = Problem(
+        executors=tuple(sorted(scene.current.workers)),
+        workers=tuple(slot(name) for name in sorted(scene.nodes)),
+        nodes=scene.nodes,
+        load=scene.load,
+        traffic=scene.traffic,
+        current=scene.current,
+        apart=scene.apart,
+        limits=limits,
+        horizon=settings.horizon,
+    )
+    return explain(everything, placement)
+
+
+def relief(scene: Scene, settings: Balancing, *, kept: Collection[ExecutorKey] = ()) -> Transfer | tuple[Blocked, ...]:
+    """The one move by which the most overloaded node gets less (SYSTEMS Z5), or why there is none; an empty tuple when
+    no node has too much. `kept`: executors that moved a short while ago, and stay."""
+    still = replace(scene, stuck={**scene.stuck, **dict.fromkeys(kept, "it was moved a short while ago")})
+    blocked: list[Blocked] = []
+    for group in scene.groups:
+        problem = question(still, group, scene.current, settings)
+        assert problem.current is not None
+        step = transfer(problem, problem.current)
+        if isinstance(step, Transfer):
+            return step
+        if step is not None:
+            blocked.append(step)
+    return tuple(blocked)
