@@ -6,10 +6,14 @@ incarnation. Both are JSON in Redis, readable by people.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import msgspec
 
+from penstock.cluster.checkpoint_record import CheckpointRecord
+from penstock.exchange.replica.assignment import Assignment
+from penstock.exchange.replica.messages import Caught, Complete, Diverged, Refused
 from penstock.flow.graph import Topology
 from penstock.worker.messages import Epoch, ExecutorId
 
@@ -17,6 +21,10 @@ ALIVE = frozenset({"loaded", "running", "finished"})
 """States of an executor that can be reached."""
 GONE = frozenset({"lost", "failed"})
 """States of an executor that must be started anew, with a higher epoch."""
+SILENT = "silent"
+"""The state of a replica whose worker is there and says nothing."""
+NONE = "none"
+"""The recovery class without replicas."""
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +74,26 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
 
 
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody wants the primary of an executor to be on another node."""
+
+    to: str
+    """The node."""
+    generation: int
+    """Of the model for which it was asked."""
+    asked: float
+    """Seconds of Redis time, as `deadline`."""
+    deadline: float
+    """It is given up then."""
+    user: str = ""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a model's executors are to run."""
+    """Where a model's executors are to run.
+
+    With recovery `none` each executor has one place, in `executors`. Otherwise it has replicas, each in a place of its
+    own (`replicas`), and a record that says who of them is primary; `executors` repeats the places of the primaries.
+    """
 
     model: str
     number: int
@@ -87,20 +113,64 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """When executors were restarted after a failure, seconds of Redis time, the latest few."""
     keys_lost: int = 0
     """Keys that executors held when they were lost, as far as they had reported; over all restarts of this plan."""
+    recovery: str = NONE
+    records: dict[str, Assignment] = {}
+    """Executor -> who is primary, who stands by, who protects."""
+    replicas: dict[str, Assigned] = {}
+    """Replica -> its place. A name is `executor@…`, unique for ever."""
+    handovers: dict[str, str] = {}
+    """Executor -> the standby that its primary is to hand over to."""
+    restore: int | None = None
+    """The durable checkpoint that its primaries began with."""
+    at_once: int = 0
+    """The latest revision that nobody may wait with until new standbys are loaded."""
+    setbacks: dict[str, list[tuple[float, str]]] = {}
+    """Executor -> when it lost standbys (Redis time), and the nodes that these were on, the latest few."""
+    silences: list[float] = []
+    """When primaries were replaced because they were silent, the latest few."""
+    promotions: int = 0
+    """How often a standby took over after a loss."""
+    restores: int = 0
+    """How often everything was restored from a durable checkpoint."""
+
+    @property
+    def replicated(self) -> bool:
+        """Whether executors have replicas."""
+        return self.recovery != NONE
+
+    @property
+    def seats(self) -> dict[str, Assigned]:
+        """Everything that has a place of its own: replicas, or the executors that have none."""
+        return self.replicas if self.replicated else self.executors
+
+    @property
+    def latest(self) -> Epoch:
+        """The latest epoch in it: plans of one generation are ordered by this."""
+        records = (Epoch(*record.epoch) for record in self.records.values())
+        return max((*(seat.epoch for seat in self.seats.values()), *records), default=Epoch())
 
     def nodes(self) -> set[str]:
         """The nodes that have a part in it."""
-        return {assigned.node for assigned in self.executors.values()}
+        return {assigned.node for assigned in self.seats.values()}
+
+    def seat(self, executor: str) -> str:
+        """What has the executor's place, under which its agent reports: its primary, or itself."""
+        return self.records[executor].primary if self.replicated else executor
+
+
+Report: TypeAlias = Complete | Caught | Diverged | Refused
+"""What a replica tells the leader."""
 
 
 class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What the agent says of one executor."""
+    """What the agent says of one executor, or of one replica."""
 
     epoch: Epoch
     node: str
     incarnation: int
     state: str
-    """`loaded`, `running`, `finished`, `lost` (the worker died) or `failed` (the model's code or connectors)."""
+    """`loaded`, `running`, `finished`, `lost` (the worker died), `failed` (the model's code or connectors), or `silent`
+    (a replica whose worker says nothing)."""
     endpoint: str = ""
     server_key: str = ""
     pid: int = 0
@@ -111,6 +181,8 @@ class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
     """It failed while it was loaded, before it did anything."""
     keys: int = 0
     """Keys that it held when it was last heard of; told once it is gone."""
+    reports: list[Report] = []
+    """The latest of each kind and standby."""
 
 
 class Lives(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +202,14 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     """node -> the plan revision whose endpoints all its workers know."""
     lost: dict[str, int] = {}
     """node -> records that its workers counted as lost."""
+    moves: dict[str, Move] = {}
+    """Executor -> where it is wanted."""
+    checkpoint: int | None = None
+    """The last durable checkpoint that is complete."""
+    durable: CheckpointRecord | None = None
+    """How the checkpoints of this generation go, as far as that is on record."""
+    plan_sha: str = ""
+    """SHA-1 of the plan's text in Redis: another plan has another one."""
 
 
 def executor_id(text: str) -> ExecutorId:
@@ -138,12 +218,20 @@ def executor_id(text: str) -> ExecutorId:
     return ExecutorId(int(stage), int(index))
 
 
-def reachable(plan: Plan, run: dict[str, RunEntry]) -> bool:
-    """Whether every executor of the plan has been loaded in its planned incarnation and is not gone since."""
-    return all(
-        name in run and run[name].epoch == assigned.epoch and run[name].state in ALIVE
-        for name, assigned in plan.executors.items()
-    )
+def executor_of(seat: str) -> str:
+    """The executor whose place or replica this is."""
+    return seat.partition("@")[0]
+
+
+def present(plan: Plan, run: Mapping[str, RunEntry], seat: str) -> RunEntry | None:
+    """What is said of the planned incarnation of a seat."""
+    entry = run.get(seat)
+    return entry if entry is not None and entry.epoch == plan.seats[seat].epoch else None
+
+
+def reachable(plan: Plan, run: Mapping[str, RunEntry]) -> bool:
+    """Whether everything in the plan has been loaded in its planned incarnation and is not gone since."""
+    return all((entry := present(plan, run, seat)) is not None and entry.state in ALIVE for seat in plan.seats)
 
 
 def status(state: ModelState) -> str:
@@ -155,12 +243,11 @@ def status(state: ModelState) -> str:
         return "failed"
     if plan is None or plan.generation != entry.generation:
         return "starting"
-    states = {
-        run[name].state if name in run and run[name].epoch == assigned.epoch else "starting"
-        for name, assigned in plan.executors.items()
-    }
+    known = [present(plan, run, plan.seat(executor)) for executor in plan.executors]
+    states = {"starting" if report is None else report.state for report in known}
     if states == {"finished"}:
         return "finished"
     if states <= {"running", "finished"}:
-        return "online"
-    return "degraded" if any(assigned.restarts for assigned in plan.executors.values()) else "starting"
+        return "degraded" if any(record.degraded for record in plan.records.values()) else "online"
+    again = plan.promotions or plan.restores or any(assigned.restarts for assigned in plan.executors.values())
+    return "degraded" if again else "starting"

@@ -7,12 +7,13 @@ checks its term, and asks again when it next looks. Nothing is remembered betwee
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
 
 import msgspec
 
-from penstock.cluster.plan import GONE, Assigned, Lives, ModelEntry, ModelState, Plan, RunEntry
+from penstock.cluster.decisions import Decision, DropPlan, Elsewhere, GiveUp, Later, Nothing, Sweep, Told, WritePlan
+from penstock.cluster.plan import GONE, NONE, SILENT, Assigned, Lives, ModelState, Plan, RunEntry
+from penstock.cluster.replicas import degraded, lives, seated
+from penstock.cluster.succession import Fallen, pause, tend
 from penstock.errors import UsageError
 from penstock.placement.plan import ExecutorKey, Placement, Problem, WorkerSlot, executor_keys, stage_counts
 from penstock.placement.registry import DEFAULT, place
@@ -21,54 +22,9 @@ from penstock.worker.messages import Epoch
 FAILURES_ALLOWED = 5
 """So many failures within `FAILURE_WINDOW` seconds are answered by a restart; one more, and the model has failed."""
 FAILURE_WINDOW = 60.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 PERMANENT = frozenset({"StepError", "FlowError", "UsageError", "CodecError", "ImportError", "ModuleNotFoundError"})
 """Errors that a restart would only meet again."""
 
-
-@dataclass(frozen=True)
-class Nothing:
-    """All is as it should be, or has to wait for somebody else."""
-
-
-@dataclass(frozen=True)
-class Later:
-    """Look again at `at` (Redis seconds)."""
-
-    at: float
-
-
-@dataclass(frozen=True)
-class WritePlan:
-    """Put this plan in force. `restarted` executors had failed or were lost with their node."""
-
-    plan: Plan
-    restarted: tuple[str, ...] = ()
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class DropPlan:
-    """Nothing of the model may run."""
-
-
-@dataclass(frozen=True)
-class GiveUp:
-    """The model has failed; somebody has to look at it."""
-
-    error: str
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """These reports are of nodes that are gone."""
-
-    executors: tuple[str, ...]
-
-
-Decision: TypeAlias = Nothing | Later | WritePlan | DropPlan | GiveUp | Sweep
-Elsewhere: TypeAlias = Mapping[ExecutorKey, str]
-"""The executors of all other models -> their node: they count when the load is spread."""
 
 NUMBERS = 1 << 16
 """Frames have 16 bits for the number of a model."""
@@ -91,24 +47,28 @@ def decide(
     if plan is None or plan.generation != entry.generation:
         if plan is not None:
             return DropPlan()
-        if any(_lives(report.node, report.incarnation, live) for report in state.run.values()):
+        if any(lives(report.node, report.incarnation, live) for report in state.run.values()):
             return Nothing()  # what is left of an earlier plan is being stopped
-        return _first_plan(entry, live, term, elsewhere or {}, taken)
+        return _first_plan(state, live, term, now, elsewhere or {}, taken)
+    if plan.replicated:
+        return _tend(state, plan, live, term, now, elsewhere or {})
     return _repair(state, plan, live, term, now, elsewhere or {})
 
 
-def _lives(node: str, incarnation: int, live: Mapping[str, Lives]) -> bool:
-    return node in live and live[node].incarnation == incarnation
-
-
 def _sweep(state: ModelState, live: Mapping[str, Lives]) -> Decision:
-    stale = tuple(name for name, r in state.run.items() if not _lives(r.node, r.incarnation, live))
+    stale = tuple(name for name, r in state.run.items() if not lives(r.node, r.incarnation, live))
     return Sweep(stale) if stale else Nothing()
 
 
 def _first_plan(
-    entry: ModelEntry, live: Mapping[str, Lives], term: int, elsewhere: Elsewhere, taken: Collection[int]
+    state: ModelState,
+    live: Mapping[str, Lives],
+    term: int,
+    now: float,
+    elsewhere: Elsewhere,
+    taken: Collection[int],
 ) -> Decision:
+    entry = state.entry
     if entry.topology is None:
         return Nothing()  # this node is about to get the package
     if len(taken) >= NUMBERS:
@@ -124,12 +84,20 @@ def _first_plan(
         f"{key.stage}.{key.index}": Assigned(node=node, incarnation=live[node].incarnation, epoch=Epoch(term, revision))
         for key, node in where.items()
     }
-    return WritePlan(
-        Plan(
-            model=entry.name, number=_number(entry.generation, taken), generation=entry.generation, revision=revision,
-            digest=entry.digest, config=entry.config, counts=counts, executors=assigned, strategy=DEFAULT,
-        )
+    plan = Plan(
+        model=entry.name, number=_number(entry.generation, taken), generation=entry.generation, revision=revision,
+        digest=entry.digest, config=entry.config, counts=counts, executors=assigned, strategy=DEFAULT,
     )  # fmt: skip
+    if entry.recovery == NONE:
+        return WritePlan(plan)
+    plan, alone = seated(plan, entry.recovery, live, term, now, elsewhere)
+    told = (_placed(plan), *([degraded(plan.model, alone)] if alone else []))
+    return WritePlan(msgspec.structs.replace(plan, restore=state.checkpoint), told=told)
+
+
+def _placed(plan: Plan) -> Told:
+    where = f"model {plan.model} was placed on {', '.join(sorted(plan.nodes()))}"
+    return Told("model.placed", f"{where}, with {plan.recovery} standbys")
 
 
 def _number(generation: int, taken: Collection[int]) -> int:
@@ -151,10 +119,92 @@ def _place(
     return {key: placement.workers[key].node for key in keys}
 
 
+def _tend(
+    state: ModelState, plan: Plan, live: Mapping[str, Lives], term: int, now: float, elsewhere: Elsewhere
+) -> Decision:
+    """The replicas; when these cannot help, everything from the last durable checkpoint."""
+    hopeless = next((error for name in plan.replicas if (error := _replica_error(state, plan, name))), "")
+    if hopeless:
+        return GiveUp(hopeless)
+    decision = tend(state, plan, live, term, now, elsewhere)
+    return _restore(state, plan, decision, live, term, now, elsewhere) if isinstance(decision, Fallen) else decision
+
+
+def _replica_error(state: ModelState, plan: Plan, name: str) -> str:
+    """An error that a promotion or a restart would only meet again. A standby that cannot be loaded is replaced."""
+    report, assigned = state.run.get(name), plan.replicas[name]
+    if report is None or report.epoch != assigned.epoch or report.state not in GONE:
+        return ""
+    standby = all(record.primary != name for record in plan.records.values())
+    if standby and report.loading:
+        return ""
+    return report.error if _hopeless(report, assigned) else ""
+
+
+def _restore(
+    state: ModelState,
+    plan: Plan,
+    fallen: Fallen,
+    live: Mapping[str, Lives],
+    term: int,
+    now: float,
+    elsewhere: Elsewhere,
+) -> Decision:
+    """All executors begin anew with what the last durable checkpoint holds: a part alone would not fit the others."""
+    which = ", ".join(fallen.executors)
+    recent = [at for at in plan.failures if at > now - FAILURE_WINDOW]
+    if _begun(state, plan) and state.checkpoint is None:
+        return GiveUp(
+            f"executors {which} have lost their state ({fallen.reason}): no standby could take over, and no durable "
+            "checkpoint was complete from which everything could be restored. Take the model offline and bring it "
+            "online again: it starts empty then"
+        )
+    if fallen.blamed:
+        verdict = _failed_again(recent, now, fallen.reason)
+        if verdict is not None:
+            return verdict
+        recent.append(now)
+    keys = executor_keys(plan.model, plan.counts)
+    where = _place(keys, {}, live, elsewhere)
+    executors = {
+        f"{key.stage}.{key.index}": Assigned(
+            node=node, incarnation=live[node].incarnation, epoch=Epoch(term, plan.revision + 1),
+            restarts=plan.executors[f"{key.stage}.{key.index}"].restarts + 1,
+        )
+        for key, node in where.items()
+    }  # fmt: skip
+    blank = msgspec.structs.replace(
+        plan, revision=plan.revision + 1, executors=executors, failures=recent, restore=state.checkpoint,
+        restores=plan.restores + 1,
+    )  # fmt: skip
+    renewed, alone = seated(blank, plan.recovery, live, term, now, elsewhere)
+    begins = "empty, as it had not begun" if state.checkpoint is None else f"from checkpoint {state.checkpoint}"
+    text = f"executors {which} of {plan.model} have lost their state, all begin again {begins}: {fallen.reason}"
+    told = [Told("model.restored", text, "warning")]
+    return WritePlan(renewed, told=(*told, *([degraded(plan.model, alone)] if alone else [])))
+
+
+def _begun(state: ModelState, plan: Plan) -> bool:
+    """Whether records may have been processed: the gates open when all nodes have connected."""
+    ran = {"running", "finished", SILENT}
+    return plan.nodes() <= state.connected.keys() or any(report.state in ran for report in state.run.values())
+
+
+def _failed_again(recent: list[float], now: float, error: str) -> GiveUp | Later | None:
+    """What one more failure means; `None`: start again now."""
+    if len(recent) >= FAILURES_ALLOWED:
+        return GiveUp(
+            f"its executors failed {len(recent) + 1} times within {FAILURE_WINDOW:.0f} s; the last time: {error}"
+        )
+    if recent and now < (at := recent[-1] + pause(len(recent))):
+        return Later(at)
+    return None
+
+
 def _repair(
     state: ModelState, plan: Plan, live: Mapping[str, Lives], term: int, now: float, elsewhere: Elsewhere
 ) -> Decision:
-    orphaned = [name for name, a in plan.executors.items() if not _lives(a.node, a.incarnation, live)]
+    orphaned = [name for name, a in plan.executors.items() if not lives(a.node, a.incarnation, live)]
     failed = {
         name: state.run[name]
         for name, a in plan.executors.items()
@@ -166,17 +216,13 @@ def _repair(
         return GiveUp(hopeless.error)
     recent = [at for at in plan.failures if at > now - FAILURE_WINDOW]
     if failed:
-        error = next(iter(failed.values())).error
-        if len(recent) >= FAILURES_ALLOWED:
-            return GiveUp(
-                f"its executors failed {len(recent) + 1} times within {FAILURE_WINDOW:.0f} s; the last time: {error}"
-            )
-        if recent and now < (at := recent[-1] + pause(len(recent))):
-            if not orphaned:
-                return Later(at)
-            failed = {}
-        else:
+        verdict = _failed_again(recent, now, next(iter(failed.values())).error)
+        if isinstance(verdict, GiveUp) or (verdict is not None and not orphaned):
+            return verdict
+        if verdict is None:
             recent.append(now)
+        else:
+            failed = {}
     restart = (*orphaned, *failed)
     if not restart:
         return Nothing()
@@ -187,11 +233,6 @@ def _repair(
 def _hopeless(report: RunEntry, assigned: Assigned) -> bool:
     """Whether a restart would only meet the same error: the author's, or one that kept it from ever being loaded."""
     return report.state == "failed" and (report.kind in PERMANENT or (report.loading and not assigned.restarts))
-
-
-def pause(failures: int) -> float:
-    """Seconds to wait after the latest of so many recent failures."""
-    return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1)))
 
 
 def _restarted(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from penstock.cluster.bus import Bus
+from penstock.cluster.decisions import DropPlan, GiveUp, Later, Nothing, Sweep, Told, WritePlan
 from penstock.cluster.metrics import HeldKeys
 from penstock.cluster.plan import GONE, Failure, ModelState
-from penstock.cluster.reconcile import DropPlan, GiveUp, Later, Nothing, Sweep, WritePlan, decide
+from penstock.cluster.reconcile import decide
 from penstock.cluster.view import View
 
 
@@ -19,6 +20,10 @@ class Steward:
         self._met: tuple[str, ...] = ()
         """The lineage that was found when this node could not judge yet."""
         self._running_before = 0
+        self.again_at: float | None = None
+        """When something has to be decided again, Redis seconds."""
+        self.refused = 0
+        """Decisions that had no effect, because another node leads or the model has changed."""
 
     async def act(self, view: View, term: int, may_judge: bool) -> bool:
         """Decide about everything once; whether something was changed. Raises `BusDown`.
@@ -27,7 +32,7 @@ class Steward:
         then nobody is taken for lost, and models that were online before are left to those that run them.
         """
         self._patience(view, may_judge)
-        changed = False
+        changed, self.again_at = False, None
         live = view.live() if may_judge else view.unjudged()
         for name, state in view.models.items():
             if not may_judge and state.plan is None and state.entry.generation <= self._running_before:
@@ -35,8 +40,13 @@ class Steward:
             if state.plan is not None and state.entry.desired == "online" and view.awaited(state.plan, may_judge):
                 continue
             decision = decide(state, live, term, view.now, view.placed(but=name), view.numbers(but=name))
-            if not isinstance(decision, Nothing | Later):
-                changed = await self._carry_out(name, state, decision, term) or changed
+            match decision:
+                case Nothing():
+                    pass
+                case Later(at=at):
+                    self.again_at = at if self.again_at is None else min(at, self.again_at)
+                case _:
+                    changed = await self._carry_out(name, state, decision, term) or changed
         return changed
 
     def _patience(self, view: View, may_judge: bool) -> None:
@@ -54,17 +64,20 @@ class Steward:
             case WritePlan(plan=plan):
                 lost = sum(self._keys_of(name, state, executor) for executor in decision.restarted)
                 plan = msgspec.structs.replace(plan, keys_lost=plan.keys_lost + lost)
-                kind, text, level = _announcement(name, decision, lost)
+                told = decision.told or (_announcement(name, decision, lost),)
+                names = ("leader", "models", f"plan:{name}", f"failed:{name}", "counters", "rev", "log",
+                         f"moves:{name}", "bell")  # fmt: skip
                 code = await self._bus.script(
                     "plan_write",
-                    self._keys("leader", "models", f"plan:{name}", f"failed:{name}", "counters", "rev", "log"),
+                    self._keys(*names),
                     [
                         self._node, term, name, generation, plan.revision, msgspec.json.encode(plan),
-                        kind, text, level,
+                        len(decision.settled), *decision.settled,
+                        *(word for entry in told for word in (entry.kind, entry.text, entry.level)),
                     ],
                 )  # fmt: skip
             case DropPlan():
-                names = ("leader", f"plan:{name}", f"connected:{name}", f"lost:{name}", "rev")
+                names = ("leader", f"plan:{name}", f"connected:{name}", f"lost:{name}", "rev", f"moves:{name}")
                 code = await self._bus.script("plan_drop", self._keys(*names), [self._node, term])
             case GiveUp(error=error):
                 keys = self._keys("leader", "models", f"failed:{name}", "rev", "log")
@@ -73,6 +86,7 @@ class Steward:
             case Sweep(executors=executors):
                 keys = self._keys("leader", f"run:{name}", "members", "rev")
                 code = await self._bus.script("sweep", keys, [self._node, term, self._bus.key("node:"), *executors])
+        self.refused += int(code) <= 0
         return int(code) > 0
 
     def _keys_of(self, name: str, state: ModelState, executor: str) -> int:
@@ -87,12 +101,12 @@ class Steward:
         return [self._bus.key(name) for name in names]
 
 
-def _announcement(name: str, decision: WritePlan, keys: int) -> tuple[str, str, str]:
+def _announcement(name: str, decision: WritePlan, keys: int) -> Told:
     if not decision.restarted:
         nodes = ", ".join(sorted(decision.plan.nodes()))
-        return "model.placed", f"model {name} was placed on {nodes}", "info"
+        return Told("model.placed", f"model {name} was placed on {nodes}")
     which = ", ".join(decision.restarted)
     text = f"executors {which} of {name} are started again"
     if keys:
         text += f" with empty state, {keys:,} {'key was' if keys == 1 else 'keys were'} lost"
-    return "executor.restarted", f"{text}: {decision.reason}", "warning"
+    return Told("executor.restarted", f"{text}: {decision.reason}", "warning")

@@ -7,9 +7,12 @@ if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
 end
 local there = redis.call('GET', KEYS[3])
 if there then
-  for _, assigned in pairs(cjson.decode(there).executors) do
-    if assigned.epoch[1] > tonumber(ARGV[7]) then
-      return 0
+  local plan = cjson.decode(there)
+  for _, parts in ipairs({plan.executors, plan.records or {}, plan.replicas or {}}) do
+    for _, part in pairs(parts) do
+      if part.epoch[1] > tonumber(ARGV[7]) then
+        return 0
+      end
     end
   end
 end
