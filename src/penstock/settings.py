@@ -105,6 +105,9 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Replicas of Redis that must have an operation's decision before it is carried out."""
     upload_kept: float = 600.0
     """A package that was received and that no operation uses is removed after so long."""
+    checkpoints: str | None = None
+    """Where durable checkpoints of models live: any fsspec URL that all nodes reach, the same for all of them. `None`:
+    there are none, and models with another recovery than `none` are refused."""
     rebalance: bool = False
     """Whether the leader moves executors by itself when that pays."""
     balancing: Balancing = Balancing()

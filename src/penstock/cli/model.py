@@ -91,6 +91,8 @@ def _show_package(out: Console, view: dict[str, Any]) -> None:
     parts = [f"generation {view['generation']}"]
     if view["version"]:
         parts.insert(0, f"version {view['version']}")
+    if view["checkpoint"]:
+        _show_checkpoint(out, view["checkpoint"])
     if view["digest"]:
         parts.append(f"package {view['digest'][:DIGITS]}")
     if view["changed"]:
@@ -113,6 +115,19 @@ def _show_configuration(out: Console, view: dict[str, Any]) -> None:
         rows.append((key, value_text(value), "" if given else "default", said.get("description", "")))
     if rows:
         out.print(table(("setting", "value", "", "meaning"), rows))
+def _show_checkpoint(out: Console, checkpoint: dict[str, Any]) -> None:
+    """The last complete durable checkpoint, and why there is no later one."""
+    if checkpoint["number"]:
+        told = f"checkpoint {checkpoint['number']}, {age(checkpoint['at'])}, {size(checkpoint['bytes'])}"
+        took = f" in {seconds(checkpoint['seconds'])}" if checkpoint["seconds"] else ""
+        out.print(f"{told}{took}", markup=False)
+    else:
+        out.print("no checkpoint yet")
+    if checkpoint["error"]:
+        failed = f"the last {checkpoint['in_a_row']} checkpoints" if checkpoint["in_a_row"] > 1 else "a checkpoint"
+        out.print(f"{failed} failed: {checkpoint['error']}", style="yellow", markup=False)
+
+
 
 
 def _with_history(client: Client, name: str) -> tuple[dict[str, Any], str, dict[str, Any] | None]:

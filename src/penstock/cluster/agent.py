@@ -27,6 +27,8 @@ from penstock.clock import Clock, SystemClock
 from penstock.cluster import presentation
 from penstock.cluster.bus import Bus, BusDown
 from penstock.cluster.cancellation import end
+from penstock.cluster.checkpoint_places import Places
+from penstock.cluster.checkpointing import Keeper, keeper
 from penstock.cluster.data_directory import DataDirectory
 from penstock.cluster.event_log import SAID, EventLog
 from penstock.cluster.launcher.protocol import Launcher, WorkerSpec
@@ -131,6 +133,7 @@ class NodeAgent:
         self._verifier: Verifier
         self._runner: Runner
         self._questions: Questions
+        self._keeper: Keeper
         self._preparation: Preparation
         self._participation: Participation
         self._election: Election
@@ -179,6 +182,11 @@ class NodeAgent:
         )  # fmt: skip
         self._runner.workers = Workers(self._make_launcher(), spec, settings, self._runner)
         self._questions = Questions(self._name, self._bus, self._runner, self, self._transport)
+        self._runner.places = Places(settings.checkpoints, settings.prefix)
+        self._keeper = keeper(
+            self._name, self._bus, self._runner.places, self._events, self._questions, self._run_settings,
+            lambda: self._election.term, self._clock,
+        )  # fmt: skip
         neighbours = Neighbours(self._name, self._questions, lambda: self._participation.sight, settings)
         self._preparation = Preparation(
             self._library, environments, self._verifier, self._runner, neighbours, self._events,
@@ -206,6 +214,7 @@ class NodeAgent:
         self._problem = "it is stopping"
         if hasattr(self, "_verifier"):
             # Workers first: others take over only what surely runs here no more.
+            await self._keeper.close()
             await self._runner.fence(grace=3.0)
             with contextlib.suppress(ClusterError):
                 await self._events.flush()
@@ -281,6 +290,7 @@ class NodeAgent:
     async def _step(self) -> None:
         """Decide, converge, report."""
         view, changed = self._view, False
+        self._keeper.look(view, self._election.term)
         if not self._participation.trusted:
             return
         if term := self._election.term:

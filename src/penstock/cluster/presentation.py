@@ -113,6 +113,7 @@ def model_view(state: ModelState, metrics: Iterable[NodeMetrics], manifest: Mani
         records_in=sum(e.records_in for e in sources),
         records_out=sum(e.records_out for e in last),
         latency=[max(column) for column in zip(*latencies, strict=True)] if latencies else None,
+        checkpoint=state.durable if entry.desired == "online" else None,
         counters=dict(counters),
         executors=executors,
         changed=entry.changed,

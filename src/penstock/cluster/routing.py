@@ -14,6 +14,7 @@ import httpx
 import msgspec
 
 from penstock.cluster.bus import Bus
+from penstock.cluster.checkpoint_parts import NumberUsed
 from penstock.cluster.plan import ModelState, Plan
 from penstock.cluster.runner import Runner
 from penstock.cluster.service import (
@@ -86,6 +87,23 @@ class AskResults(Question, tag="results"):
     limit: int
 
 
+class AskCheckpoint(Question, tag="checkpoint"):
+    """Take checkpoint `number` of what you run of the plan of this revision. The answer's value: executor -> size of
+    its part in bytes and its pause in seconds, once all are durable; if the number was used before, the greatest used.
+    """
+
+    generation: int
+    revision: int
+    number: int
+
+
+class AskCommitted(Question, tag="committed"):
+    """Checkpoint `number` is complete: your workers may commit it."""
+
+    generation: int
+    number: int
+
+
 class AskPackage(msgspec.Struct, tag_field="q", tag="package"):
     """A piece of a package of the library."""
 
@@ -111,7 +129,7 @@ class Answer(msgspec.Struct):
     later: bool = False
 
 
-AnyQuestion = AskKey | AskKeys | AskPush | AskResults | AskPackage | AskPromise
+AnyQuestion = AskKey | AskKeys | AskPush | AskResults | AskCheckpoint | AskCommitted | AskPackage | AskPromise
 _decode_question = msgspec.msgpack.Decoder(AnyQuestion).decode
 _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 
@@ -150,8 +168,12 @@ class Questions:
         """Get the cluster's token: whoever can read this Redis is a node. Raises `BusDown`."""
         await self._learn_token()
         if self._client is None:
+            # No bound on connections: questions about checkpoints may wait for long, look-ups must not wait for them.
             self._client = httpx.AsyncClient(
-                trust_env=False, transport=self._transport, headers={"Content-Type": "application/msgpack"}
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+                trust_env=False,
+                transport=self._transport,
+                headers={"Content-Type": "application/msgpack"},
             )
 
     async def _learn_token(self) -> None:
@@ -201,6 +223,11 @@ class Questions:
                     return await self._keys_here(question)
                 case AskPush():
                     return await self._ask_worker(question, question.executor, _push_of(question))
+                case AskCheckpoint():
+                    return await self._take_checkpoint(question)
+                case AskCommitted():
+                    self._runner.parts.committed(question.model, question.generation, question.number)
+                    return Answer(True)
                 case AskPackage():
                     return Answer(True, await self._neighbour.piece(question.digest, question.offset, question.size))
                 case AskPromise():
@@ -229,7 +256,18 @@ class Questions:
             more = more or bool(reply.value.get("more", len(reply.value["items"]) >= question.limit))
         return Answer(True, {"items": items, "more": more})
 
+    async def _take_checkpoint(self, question: AskCheckpoint) -> Answer:
+        q = question
+        try:
+            return Answer(True, await self._runner.parts.take(q.model, q.generation, q.revision, q.number, q.timeout))
+        except NumberUsed as error:
+            return Answer(False, error.used, error.message)
+
     # ---- asking -----------------------------------------------------------------------------------------------------
+
+    async def ask(self, view: View, node: str, question: AnyQuestion) -> Answer:
+        """Ask a node, this one or another. Raises `Unavailable` when there is no answer in time."""
+        return await self._ask(view, node, question)
 
     async def _ask(self, view: View, node: str, question: AnyQuestion) -> Answer:
         """Ask a node, this one or another. Raises `Unavailable` when there is no answer in time."""

@@ -16,6 +16,8 @@ import msgspec
 
 from penstock.clock import Clock
 from penstock.cluster.bus import Bus
+from penstock.cluster.checkpoint_parts import Parts
+from penstock.cluster.checkpoint_places import Places, kept
 from penstock.cluster.converge import (
     ConnectModel,
     Forget,
@@ -36,6 +38,8 @@ from penstock.cluster.workers import Workers
 from penstock.model.environment import Environment
 from penstock.settings import RunSettings
 from penstock.worker.messages import (
+    Checkpointed,
+    CheckpointFailed,
     Collected,
     Connect,
     Epoch,
@@ -108,6 +112,9 @@ class Runner:
         self._node, self._bus, self._events, self._metering = node, bus, events, metering
         self._clock, self._settings, self._wake = clock, settings, wake
         self.workers: Workers
+        self.places = Places(None, "")
+        """Where durable checkpoints are."""
+        self.parts = Parts(node, self)
         self.incarnation = 0
         """0: not a member; nothing may run."""
         self._hosts: dict[tuple[int, str], _Hosted] = {}
@@ -139,6 +146,20 @@ class Runner:
         """The workers that run any of these executors here."""
         return sorted({w for executor in executors if (w := self.worker_of(model, executor)) is not None})
 
+    def holding(self, model: str) -> list[int]:
+        """See `checkpoint_parts.Hosting`, as for the next two."""
+        phases = (Phase.LOADED, Phase.STARTED)
+        return sorted(h.worker for h in self._hosts.values() if h.model == model and h.phase in phases)
+
+    def plan_of(self, model: str) -> Plan | None:
+        """The plan that is carried out here."""
+        state = self._models.get(model)
+        return None if state is None else state.plan
+
+    def post(self, worker: int, message: Message) -> None:
+        """Send a message to a worker."""
+        self.workers.post(worker, message)
+
     def results(self, model: str, step: str | None, limit: int) -> list[Any]:
         """The latest records of `collect` sinks here."""
         found = [r for (name, s), kept in self._results.items() if name == model and step in (None, s) for r in kept]
@@ -163,6 +184,7 @@ class Runner:
         self._told_lost.clear()
         self._allowed.clear()
         self._restore.clear()
+        self.parts.forget()
         self._removed.set()
         await self.workers.stop_all(grace)
 
@@ -224,6 +246,7 @@ class Runner:
                 case Forget():
                     for executor in action.executors:
                         self._say(action.model, executor, None)
+        self.parts.follow(models)
         self._tidy(models)
 
     def _permitted(self, state: ModelState) -> ModelState:
@@ -272,8 +295,15 @@ class Runner:
                 counts=plan.counts,
                 config=plan.config,
                 settings=self._settings,
+                checkpoint_url=self.checkpoint_url(action.model, plan.generation),
             ),
         )
+
+    def checkpoint_url(self, model: str, generation: int) -> str | None:
+        """Where the durable checkpoints of a generation are; `None`: it has none."""
+        if not kept(self._models[model].entry.recovery):
+            return None
+        return self.places.url(self._lineage, model, generation)
 
     def _connect(self, action: ConnectModel, state: ModelState) -> None:
         assert state.plan is not None
@@ -329,6 +359,9 @@ class Runner:
             case Metrics():
                 self._metering.feed(worker, message)
                 return
+            case Checkpointed() | CheckpointFailed():
+                self.parts.heard(message)
+                return
             case Collected():
                 self._results.setdefault((model, message.step), deque(maxlen=RESULTS_KEPT)).extend(message.records)
                 return
@@ -378,6 +411,7 @@ class Runner:
     def _remove(self, hosted: _Hosted, reason: str) -> None:
         """The executors of `hosted` are gone. If the plan still wants them, the leader has to know."""
         del self._hosts[hosted.worker, hosted.model]
+        self.parts.gone(hosted.worker, hosted.model, hosted.executors)
         self._removed.set()
         state = self._models.get(hosted.model)
         plan = state.plan if state is not None else None

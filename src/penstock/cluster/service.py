@@ -20,6 +20,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from penstock.cluster.balance_views import ChannelView as ChannelView
+from penstock.cluster.balance_views import PlacementView as PlacementView
+from penstock.cluster.balance_views import RebalanceView as RebalanceView
+from penstock.cluster.checkpoint_record import CheckpointRecord
 from penstock.errors import ClusterError
 from penstock.flow.graph import Topology
 
@@ -184,6 +188,8 @@ class ModelView(msgspec.Struct, kw_only=True):
     """What its environment holds besides the library."""
     operation: str = ""
     """The operation that is changing it at this moment."""
+    checkpoint: CheckpointRecord | None = None
+    """`None`: it has none (recovery `none`), or none was begun yet."""
     user: str = ""
     """Who changed it last."""
     epoch: str = ""

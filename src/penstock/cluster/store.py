@@ -84,6 +84,8 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     models_version: str = ""
     stamp: str = ""
+    checkpoints: Mapping[str, str] = {}
+    """Model -> what is on record of its durable checkpoints, as the text in Redis."""
     layer: Mapping[str, Runtime] = {}
     """The runtime layer with the counters of deleted models."""
     decoded: Mapping[str, Mapping[str, tuple[str, Any]]] = {}
@@ -342,7 +344,7 @@ class CatalogueStore:
 
 def _sight(raw: list[Any], known: Sight) -> Sight:
     """What `look.lua` has returned."""
-    seconds, micros, version, leader, leases, catalogue, stamp, runtime, _ = raw
+    seconds, micros, version, leader, leases, catalogue, stamp, runtime, _, checkpoints = raw
     now = int(seconds) * 1000 + int(micros) // 1000
     fields = {node: _pairs(flat) for node, _, flat in leases}
     held = {node: _lease(fields[node], now + max(1, int(lasts))) for node, lasts, _ in leases}
@@ -363,6 +365,7 @@ def _sight(raw: list[Any], known: Sight) -> Sight:
         layer=layer,
         version=version,
         stamp=stamp,
+        checkpoints=_pairs(checkpoints),
     )
 
 

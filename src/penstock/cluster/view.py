@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
 
+from penstock.cluster.checkpoint_record import CheckpointRecord
+from penstock.cluster.checkpoint_record import decoded as checkpoint_record
 from penstock.cluster.plan import Failure, Lives, ModelEntry, ModelState, Plan, RunEntry
 from penstock.cluster.store import Runtime, Sight
 from penstock.cluster.transaction.records import Entry, State
@@ -57,6 +60,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     returning: dict[str, Member] = {}
     """Nodes that were members and are about to be admitted again. After Redis has lost its memory everybody is that:
     what runs there goes on."""
+    checkpoints: dict[str, CheckpointRecord] = {}
+    """What is on record of durable checkpoints, also of models that have none any more."""
 
     def live(self) -> dict[str, Lives]:
         """The members that may be given executors."""
@@ -91,6 +96,7 @@ EMPTY = View(lineage=(), revision=0, now=0.0, leader="", term=0, members={}, mod
 def view_of(sight: Sight, describe: Describe) -> View:
     """Decode what was seen. While Redis has no catalogue there are no models in it."""
     store = sight.store
+    checkpoints = {name: checkpoint_record(text) for name, text in sight.checkpoints.items()}
     return View(
         lineage=store.lineage,
         revision=store.rev,
@@ -106,18 +112,22 @@ def view_of(sight: Sight, describe: Describe) -> View:
             for name in store.expected - store.members.keys()
         },
         models={
-            name: state_of(entry, sight.runtime.get(name), describe)
+            name: state_of(entry, sight.runtime.get(name), describe, checkpoints.get(name))
             for name, entry in store.models.items()
             if entry.generation and (entry.state is not State.DELETED or name in sight.runtime)
         },
+        checkpoints=checkpoints,
     )
 
 
-def state_of(entry: Entry, runtime: Runtime | None, describe: Describe) -> ModelState:
+def state_of(
+    entry: Entry, runtime: Runtime | None, describe: Describe, record: CheckpointRecord | None = None
+) -> ModelState:
     """One model of the catalogue with what is planned and what runs."""
     known = runtime or Runtime()
     failure = _failure(known.failed) if known.failed else None
     options = _options(entry.options)
+    durable = record if record is not None and record.generation == entry.generation else None
     return ModelState(
         entry=ModelEntry(
             name=entry.name,
@@ -139,6 +149,9 @@ def state_of(entry: Entry, runtime: Runtime | None, describe: Describe) -> Model
         run={name: _run(text) for name, text in known.run.items()},
         connected={node: int(revision) for node, revision in known.connected.items()},
         lost={node: int(count) for node, count in known.lost.items()},
+        checkpoint=(durable.number or None) if durable is not None else None,
+        durable=durable,
+        plan_sha=_sha(known.plan) if known.plan else "",
     )
 
 
@@ -154,6 +167,11 @@ def decode_config(text: str) -> dict[str, Any]:
 @lru_cache(maxsize=4096)
 def _plan(text: str) -> Plan:
     return msgspec.json.decode(text, type=Plan)
+
+
+@lru_cache(maxsize=4096)
+def _sha(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 @lru_cache(maxsize=16384)

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from penstock.cluster.checkpoint_record import CheckpointRecord
 from penstock.cluster.service import ChannelView, MetricsView, ModelView, NodeService, NodeView
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -120,11 +121,36 @@ def _model_families(models: list[ModelView]) -> Iterator[Metric]:
         for event, count in model.counters.items():
             events.add_metric([model.name, event], count)
     yield from (status, latency, events)
+    yield from _checkpoint_families(models)
     for name, text, read in _MODEL:
         counter = CounterMetricFamily(f"penstock_model_{name}", text, labels=["model"])
         for model in models:
             counter.add_metric([model.name], read(model))
         yield counter
+
+
+_CHECKPOINT: tuple[tuple[str, str, Callable[[CheckpointRecord], float]], ...] = (
+    ("checkpoint", "Number of the last complete durable checkpoint.", lambda checkpoint: checkpoint.number),
+    ("checkpoint_timestamp_seconds", "When it became complete.", lambda checkpoint: checkpoint.at),
+    ("checkpoint_seconds", "How long it took.", lambda checkpoint: checkpoint.seconds),
+    ("checkpoint_pause_seconds", "The longest wait of an executor for it.", lambda checkpoint: checkpoint.pause),
+    ("checkpoint_bytes", "Its size.", lambda checkpoint: checkpoint.bytes),
+    ("checkpoint_failing", "Checkpoints that failed since then.", lambda checkpoint: checkpoint.in_a_row),
+)
+
+
+def _checkpoint_families(models: list[ModelView]) -> Iterator[Metric]:
+    failed = CounterMetricFamily("penstock_model_checkpoints_failed", "Checkpoints that failed.", labels=["model"])
+    gauges = [
+        (GaugeMetricFamily(f"penstock_model_{name}", text, labels=["model"]), read) for name, text, read in _CHECKPOINT
+    ]
+    for model in models:
+        if model.checkpoint is not None:
+            failed.add_metric([model.name], model.checkpoint.failed)
+            for gauge, read in gauges:
+                gauge.add_metric([model.name], read(model.checkpoint))
+    yield failed
+    yield from (gauge for gauge, _ in gauges)
 
 
 def _executor_families(models: list[ModelView]) -> Iterator[Metric]:

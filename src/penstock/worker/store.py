@@ -6,6 +6,8 @@
 One run at a time works in `{url}/{flow}`. On this machine's file system the run holds a lock on `run.lock`, and its
 workers share one on `workers.lock`, so that a run that is started again waits until the workers of the killed one are
 gone. Elsewhere there are no locks: `owner` names the run that came last, and an earlier one finds out and stops.
+
+In a cluster nobody claims the place: the leader's term, checked in Redis, says whose manifest counts.
 """
 
 from __future__ import annotations
@@ -71,8 +73,9 @@ class CheckpointStore:
         os.close(self._locks.pop())
 
     def join(self) -> None:
-        """Be a worker of the run that works here, until `close`."""
-        if self._local:
+        """Be a worker of the run that works here, until `close`. Where no run has claimed the place there is nothing to
+        join, and nothing is written."""
+        if self._local and os.path.exists(f"{self._root}/run.lock"):
             self._lock("workers.lock", fcntl.LOCK_SH)
 
     def close(self) -> None:
@@ -117,11 +120,24 @@ class CheckpointStore:
             raise CheckpointError(f"checkpoint part {path} cannot be read: {error}") from error
         data = bytes(framed[12:])
         if framed[:4] != _MAGIC or xxhash.xxh3_64_digest(data) != framed[4:12]:
-            raise CheckpointError(
+            raise Damaged(
                 f"checkpoint part {path} is damaged",
                 remedy=f"remove {self._folder(checkpoint)} to go on from the checkpoint before it",
             )
         return data
+
+    def parts(self, checkpoint: int) -> dict[str, int]:
+        """The parts that are here: name -> size in bytes, as `write_part` told it."""
+        folder = self._folder(checkpoint)
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+        names = ((str(entry["name"]).rpartition("/")[2], entry.get("size")) for entry in found)
+        return {name.removesuffix(".part"): int(size or 0) for name, size in names if name.endswith(".part")}
 
     def write_manifest(self, checkpoint: int, manifest: dict[str, Any]) -> None:
         """Complete the checkpoint. Raises `CheckpointError` also when another run has taken over."""
@@ -168,8 +184,10 @@ class CheckpointStore:
     def _manifest(self, path: str) -> dict[str, Any]:
         try:
             found = json.loads(self._fs.cat_file(path))
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise _damaged(path, str(error)) from error
+        except OSError as error:
+            raise CheckpointError(f"checkpoint manifest {path} cannot be read: {error}") from error
         if not isinstance(found, dict) or not {"steps", "parts"} <= found.keys():
             raise _damaged(path, "it is not a manifest")
         return found
@@ -196,7 +214,8 @@ class CheckpointStore:
                 self._fs.pipe_file(path, data)
         except OSError as error:
             raise CheckpointError(
-                f"checkpoint file {path} cannot be written: {error}", remedy="free space or choose another --checkpoint"
+                f"checkpoint file {path} cannot be written: {error}",
+                remedy="free space or choose another --checkpoint",
             ) from error
 
 
@@ -204,9 +223,13 @@ class TakenOver(CheckpointError):
     """Another run works with these checkpoints now."""
 
 
+class Damaged(CheckpointError):
+    """What is there cannot be what was written: trying again does not help."""
+
+
 def _damaged(path: str, why: str) -> CheckpointError:
     folder = path.rpartition("/")[0]
-    return CheckpointError(
+    return Damaged(
         f"checkpoint manifest {path} cannot be read: {why}",
         remedy=f"remove {folder} to go on from the checkpoint before it",
     )

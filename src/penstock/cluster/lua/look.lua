@@ -2,7 +2,8 @@
 -- ARGV: prefix of all keys, version, models-version and stamp of the runtime layer known to the caller ('' = none),
 --       idempotency key to look up ('' = none)
 -- Returns {seconds, microseconds, version, leader fields, {node, ms its lease lasts, lease fields} ...,
---   catalogue or nil when its version is known, stamp, runtime layer or nil when its stamp is known, {id, ended}}
+--   catalogue or nil when its version is known, stamp, runtime layer or nil when its stamp is known, {id, ended},
+--   records of durable checkpoints}: they change too often to be part of the runtime layer
 -- The stamp holds the lineage: the counter of the runtime layer starts again when Redis has lost its memory.
 local prefix = ARGV[1]
 local function at(name)
@@ -70,4 +71,5 @@ if ARGV[5] ~= '' then
   local id = redis.call('GET', at('idem:' .. ARGV[5])) or ''
   idem = {id, id ~= '' and redis.call('GET', at('ended:' .. id)) or ''}
 end
-return {time[1], time[2], version, redis.call('HGETALL', at('leader')), leases, catalogue, stamp, runtime, idem}
+return {time[1], time[2], version, redis.call('HGETALL', at('leader')), leases, catalogue, stamp, runtime, idem,
+  redis.call('HGETALL', at('checkpoints'))}
