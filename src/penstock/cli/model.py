@@ -11,7 +11,18 @@ from penstock.cli.connection import DEFAULT_URL, Token, Url, call
 from penstock.cli.events import print_log
 from penstock.cli.model_changes import Name, ask
 from penstock.cli.operations import age, outcome
-from penstock.cli.output import Json, console, error_console, print_json, print_lines, seconds, shown, table, value_text
+from penstock.cli.output import (
+    Json,
+    console,
+    error_console,
+    print_json,
+    print_lines,
+    seconds,
+    shown,
+    size,
+    table,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,6 +91,8 @@ def show(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = F
         out.print(view["error"], style="red", markup=False)
     elif restart:
         out.print(f"the last restart: {restart}", style="yellow", markup=False)
+    if view["checkpoint"]:
+        _show_checkpoint(out, view["checkpoint"])
     if view["counters"]:
         out.print(table(("event", "#count"), view["counters"].items()))
     if view["executors"]:
@@ -91,8 +104,6 @@ def _show_package(out: Console, view: dict[str, Any]) -> None:
     parts = [f"generation {view['generation']}"]
     if view["version"]:
         parts.insert(0, f"version {view['version']}")
-    if view["checkpoint"]:
-        _show_checkpoint(out, view["checkpoint"])
     if view["digest"]:
         parts.append(f"package {view['digest'][:DIGITS]}")
     if view["changed"]:
@@ -104,17 +115,6 @@ def _show_package(out: Console, view: dict[str, Any]) -> None:
         out.print(f"requires: {', '.join(view['requires'])}", markup=False)
 
 
-def _show_configuration(out: Console, view: dict[str, Any]) -> None:
-    """Every setting with its value; where it was not given, the default of its author."""
-    schema: dict[str, dict[str, Any]] = view["schema"]
-    rows = []
-    for key in sorted({*schema, *view["config"]}):
-        said = schema.get(key, {})
-        given = key in view["config"]
-        value = view["config"][key] if given else said.get("default")
-        rows.append((key, value_text(value), "" if given else "default", said.get("description", "")))
-    if rows:
-        out.print(table(("setting", "value", "", "meaning"), rows))
 def _show_checkpoint(out: Console, checkpoint: dict[str, Any]) -> None:
     """The last complete durable checkpoint, and why there is no later one."""
     if checkpoint["number"]:
@@ -128,6 +128,17 @@ def _show_checkpoint(out: Console, checkpoint: dict[str, Any]) -> None:
         out.print(f"{failed} failed: {checkpoint['error']}", style="yellow", markup=False)
 
 
+def _show_configuration(out: Console, view: dict[str, Any]) -> None:
+    """Every setting with its value; where it was not given, the default of its author."""
+    schema: dict[str, dict[str, Any]] = view["schema"]
+    rows = []
+    for key in sorted({*schema, *view["config"]}):
+        said = schema.get(key, {})
+        given = key in view["config"]
+        value = view["config"][key] if given else said.get("default")
+        rows.append((key, value_text(value), "" if given else "default", said.get("description", "")))
+    if rows:
+        out.print(table(("setting", "value", "", "meaning"), rows))
 
 
 def _with_history(client: Client, name: str) -> tuple[dict[str, Any], str, dict[str, Any] | None]:
