@@ -8,6 +8,22 @@ from penstock.exchange.frame import Epoch
 from penstock.exchange.split.messages import Barrier, Verdict
 from penstock.exchange.split.routing import Shift
 
+# ---- to a producer or consumer of the stage -------------------------------------------------------------------------
+
+
+class Link(NamedTuple):
+    """The channels with this executor count from now on. A producer begins them with the edge's watermark, and with
+    END if the edge has ended; for a consumer they are lanes without a watermark yet."""
+
+    executor: int
+
+
+class Unlink(NamedTuple):
+    """They do not count any more: a producer sends nothing further on them, a consumer's lanes are dropped."""
+
+    executor: int
+
+
 # ---- to a producer --------------------------------------------------------------------------------------------------
 
 
@@ -96,4 +112,6 @@ class Discard(NamedTuple):
     shift: Epoch
 
 
-Instruction: TypeAlias = Route | Tell | Pass | Advance | Finish | Cut | Forget | Thaw | Stage | Adopt | Discard
+Instruction: TypeAlias = (
+    Link | Unlink | Route | Tell | Pass | Advance | Finish | Cut | Forget | Thaw | Stage | Adopt | Discard
+)

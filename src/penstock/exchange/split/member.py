@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from penstock.exchange.frame import Epoch
 from penstock.exchange.split.giver import Giver
 from penstock.exchange.split.instructions import Instruction
-from penstock.exchange.split.messages import Barrier, Event, Piece, Report, Staged, Switch, Verdict
-from penstock.exchange.split.party import Party
+from penstock.exchange.split.messages import Barrier, Event, Outcome, Piece, Report, Staged, Verdict
+from penstock.exchange.split.party import Party, Progress
 from penstock.exchange.split.routing import Phase, Routing
 from penstock.exchange.split.taker import Taker
 
@@ -21,12 +21,13 @@ class MemberState(msgspec.Struct):
 
     giver: Giver
     taker: Taker
-    settled: Epoch
-    settled_at: int
+    progress: Progress
 
 
 class Member(Party):
     """See the module. `inputs` are the channels from the stage's producers; `newcomer`: it was started for a shift."""
+
+    _opens: ClassVar[bool] = False  # its own channels exist from the beginning, but for the one that carries the state
 
     def __init__(self, name: str, record: Routing, inputs: Iterable[int], *, newcomer: bool = False) -> None:
         super().__init__(name, record)
@@ -65,11 +66,13 @@ class Member(Party):
 
     def on_verdict(self, verdict: Verdict, position: int) -> list[Instruction]:
         """A producer says in its channel how the shift ended: what it held back comes next. The first one counts."""
-        return self._decided(verdict.shift, verdict.committed, position) if verdict.shift > self.settled else []
+        return (
+            self._decided(verdict.shift, verdict.committed, position) if verdict.shift > self.progress.settled else []
+        )
 
     def apply(self, event: Event, position: int) -> list[Instruction]:
         """An event of the log: the leader said so first."""
-        if isinstance(event, Switch) or not self._fresh(event.shift, "outcome"):
+        if not isinstance(event, Outcome) or not self._fresh(event.shift, "outcome"):
             return []
         return self._decided(event.shift, event.committed, position)
 
@@ -101,10 +104,19 @@ class Member(Party):
 
     def dump(self) -> MemberState:
         """What belongs into the executor's state, as a copy."""
-        state = MemberState(self.giver, self.taker, self.settled, self.settled_at)
-        return msgspec.convert(msgspec.to_builtins(state, str_keys=False), MemberState)
+        return _copy(MemberState(self.giver, self.taker, self.progress))
 
     def load(self, state: MemberState) -> None:
         """Go on from a checkpoint."""
-        self.giver, self.taker = state.giver, state.taker
-        self._settle(state.settled, state.settled_at)
+        copy = _copy(state)
+        self.giver, self.taker, self.progress = copy.giver, copy.taker, copy.progress
+
+
+def _copy(state: MemberState) -> MemberState:
+    """Contents are shared: nobody changes them."""
+    replace, giver, taker = msgspec.structs.replace, state.giver, state.taker
+    return MemberState(
+        replace(giver, inputs=set(giver.inputs), ended=set(giver.ended), arrived=set(giver.arrived)),
+        replace(taker, parts=dict(taker.parts), own=dict(taker.own)),
+        replace(state.progress),
+    )

@@ -45,6 +45,13 @@ Frame: TypeAlias = Barrier | Verdict | Piece
 # ---- events of a log ------------------------------------------------------------------------------------------------
 
 
+class Open(msgspec.Struct, frozen=True, tag="open"):
+    """A producer or consumer of the stage opens its channel with the newcomer. From here on the channel counts: what
+    is told on it, and what its watermark holds back, has to be the same in every replica."""
+
+    shift: Shift
+
+
 class Switch(msgspec.Struct, frozen=True, tag="switch"):
     """A producer begins to hold back."""
 
@@ -58,7 +65,7 @@ class Outcome(msgspec.Struct, frozen=True, tag="outcome"):
     committed: bool
 
 
-Event: TypeAlias = Switch | Outcome
+Event: TypeAlias = Open | Switch | Outcome
 
 # ---- reports to the leader ------------------------------------------------------------------------------------------
 
@@ -71,7 +78,7 @@ class Report(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepared(Report, frozen=True):
-    """The party has opened its channels for the shift."""
+    """The party has opened its channels for the shift, and so has who may be promoted in its place."""
 
 
 class Staged(Report, frozen=True):

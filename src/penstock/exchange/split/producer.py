@@ -1,7 +1,8 @@
 """A producer of the stage: sends the barrier, holds back what belongs to the moving groups, and releases it.
 
-While something of an edge is held back, the edge's watermark is held back, too, for giver and taker: whoever gets the
-records in the end must not have been told before that no such records would come.
+Giver and taker are not told watermarks meanwhile. Whoever gets the records in the end must not have been told before
+that none of the kind would come; and neither may tell its consumers of a time at which timers of the moving groups, which
+nobody can fire now, would have fired.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from penstock.exchange.frame import Epoch
-from penstock.exchange.split.instructions import Advance, Finish, Instruction, Pass, Route, Tell
-from penstock.exchange.split.messages import Barrier, Event, Outcome, Switch, Verdict
-from penstock.exchange.split.party import Party
+from penstock.exchange.split.instructions import Advance, Finish, Instruction, Pass, Route, Tell, Unlink
+from penstock.exchange.split.messages import Barrier, Event, Open, Outcome, Switch, Verdict
+from penstock.exchange.split.party import Party, Progress
 from penstock.exchange.split.routing import Phase, Routing, Shift
 
 DEFAULT_BUFFER = 16 * 2**20
@@ -38,8 +38,7 @@ class ProducerState(msgspec.Struct):
     shift: Shift | None
     held: list[Held]
     ended: list[int]
-    settled: Epoch
-    settled_at: int
+    progress: Progress
 
 
 class Producer(Party):
@@ -81,22 +80,24 @@ class Producer(Party):
     # ---- the log ----------------------------------------------------------------------------------------------------
 
     def due(self) -> Event | None:
-        record = self.record
-        if record.phase is Phase.SWITCHING and record.shift is not None and self.shift is None:
-            return Switch(record.shift) if record.shift.id > self.settled else None
+        record, shift = self.record, self.record.shift
+        if record.phase is Phase.SWITCHING and shift is not None and self.name in shift.parties and self.shift is None:
+            return Switch(shift) if shift.id > self.progress.settled else None
         return super().due()
 
     def apply(self, event: Event, position: int) -> list[Instruction]:
         """An event of the log."""
+        if isinstance(event, Open):
+            return self._open(event, position)
         if isinstance(event, Switch):
-            if not self._fresh(event.shift.id, "switch"):
-                return []
-            return self._switch(event.shift)
+            return self._switch(event.shift) if self._fresh(event.shift.id, "switch") else []
         return self._decided(event, position) if self._fresh(event.shift, "outcome") else []
 
     def _switch(self, shift: Shift) -> list[Instruction]:
         if self.shift is not None:
             raise self._broken(f"shift {shift.id} began before {self.shift.id} was settled")
+        if self._to_open(shift):
+            raise self._broken(f"shift {shift.id} goes on before the newcomer's channel was opened")
         self.shift = shift
         barriers = [Tell(edge, shift.giver, Barrier(shift)) for edge in self.edges if edge not in self.ended]
         return [*barriers, self.route()]
@@ -109,10 +110,10 @@ class Producer(Party):
 
     def watermark(self, edge: int, value: int) -> frozenset[int]:
         """The edge's watermark moved: the executors that must not be told yet."""
-        if self.shift is None or not any(held.edge == edge for held in self.held):
+        if self.shift is None:
             return frozenset()
-        last = self.held[-1]
-        if last.kind == "watermark" and last.edge == edge:
+        last = self.held[-1] if self.held else None
+        if last is not None and last.kind == "watermark" and last.edge == edge:
             last.content = value  # nothing lies between the two
         else:
             self._hold(Held(edge, "watermark", value, _MARK_BYTES))
@@ -135,8 +136,7 @@ class Producer(Party):
         if shift is None:
             if outcome.committed:
                 raise self._broken(f"shift {outcome.shift} was committed without this producer's barrier")
-            self._settle(outcome.shift, position)
-            return []
+            return self._given_up(outcome.shift, position)
         if shift.id != outcome.shift:
             raise self._broken(f"shift {outcome.shift} was decided while {shift.id} is under way")
         if outcome.committed:
@@ -145,6 +145,10 @@ class Producer(Party):
             self.version += 1
         told = self._release(shift, outcome.committed)
         self.shift, self.held, self.bytes = None, [], 0
+        if not outcome.committed:
+            told += self._given_up(shift.id, position)
+        elif shift.retires:
+            told.append(Unlink(shift.giver))
         self._settle(shift.id, position)
         return [*told, self.route()]
 
@@ -171,13 +175,18 @@ class Producer(Party):
     def dump(self) -> ProducerState:
         """What belongs into the executor's state."""
         return ProducerState(
-            self.version, self.table, self.shift, list(self.held), sorted(self.ended), self.settled, self.settled_at
+            self.version,
+            self.table,
+            self.shift,
+            [msgspec.structs.replace(held) for held in self.held],
+            sorted(self.ended),
+            msgspec.structs.replace(self.progress),
         )
 
     def load(self, state: ProducerState) -> None:
         """Go on from a checkpoint; ask `route` anew."""
         self.version, self.table, self.shift = state.version, state.table, state.shift
-        self.held = [Held(held.edge, held.kind, held.content, held.size) for held in state.held]
+        self.held = [msgspec.structs.replace(held) for held in state.held]
         self.bytes = sum(held.size for held in self.held)
         self.ended = set(state.ended)
-        self._settle(state.settled, state.settled_at)
+        self.progress = msgspec.structs.replace(state.progress)

@@ -44,9 +44,11 @@ class Shift(msgspec.Struct, frozen=True):
     taker: int
     groups: tuple[int, ...]
     parties: tuple[str, ...]
-    """The executors that take part and exist already: all producers, the giver, and a taker that is not new."""
+    """The executors that take part and exist already: all producers and consumers, the giver, a taker that is not new."""
     newcomer: str = ""
     """The name of a taker that is started for this; it is thrown away if the shift is abandoned."""
+    retires: bool = False
+    """The giver is left without a group: when the shift is committed and finished it is released."""
 
     @property
     def everybody(self) -> frozenset[str]:
@@ -115,10 +117,11 @@ def began(
         return None
     if bool(newcomer) == (taker in old.executors):
         return None
-    if newcomer and len(moving) == len(old.groups(giver)):
+    retires = len(moving) == len(old.groups(giver))
+    if newcomer and retires:
         return None  # that would be a move, and those are the business of the replica
     epoch = _next(old, term)
-    shift = Shift(epoch, giver, taker, moving, tuple(sorted(set(parties))), newcomer)
+    shift = Shift(epoch, giver, taker, moving, tuple(sorted(set(parties))), newcomer, retires)
     return Routing(epoch, old.version, old.table, shift, Phase.PREPARING)
 
 
