@@ -26,6 +26,7 @@ from penstock.flow.batch import Keyed
 from penstock.flow.builder import Flow
 from penstock.flow.config import config
 from penstock.flow.connector import ConnectorContext, EndOfInput, Reader, Sink, Source, Writer
+from penstock.flow.draws import now, random
 from penstock.flow.graph import Graph, Step
 from penstock.flow.mapreduce import MapReduce
 from penstock.flow.stream import KeyedStream, Stream
@@ -106,9 +107,11 @@ __all__ = [
     "mqtt",
     "nats",
     "ndjson",
+    "now",
     "null",
     "push",
     "quantile",
+    "random",
     "redis_stream",
     "sequence",
     "session",

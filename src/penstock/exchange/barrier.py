@@ -105,6 +105,14 @@ class Aligner:
         """Whether every channel has ended."""
         return not self._open
 
+    def plain(self) -> tuple[int | None, int, list[int]]:
+        """An alignment under way, as a plain value for `load`."""
+        return self.current, self.last, sorted(self._arrived)
+
+    def load(self, current: int | None, last: int, arrived: Iterable[int]) -> None:
+        """Go on with an alignment that `plain` told of; ended channels are told by `on_end`."""
+        self.current, self.last, self._arrived = current, last, set(arrived)
+
     def _known(self, channel: int) -> None:
         if channel not in self._open and channel not in self._ended:
             raise ExchangeError(f"channel {channel} is no input of this executor")

@@ -50,6 +50,8 @@ class Kind(IntEnum):
     """Consumer to producer: send again from `seq` on."""
     HELLO = 7
     """A producer says that it is connected; `seq` is its next one."""
+    REPLICA = 8
+    """A message of `penstock.exchange.replica`, with its address."""
 
 
 _KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from penstock.clock import Clock, SystemClock
 from penstock.flow.batch import Batch
+from penstock.flow.draws import Draws
 
 
 class Outlet(Protocol):
@@ -62,6 +63,8 @@ class StepContext:
     """Named counts shown in metrics: `late`, `skipped`, `dead_letter` …"""
     site: str = ""
     """Where the author wrote the step (`file.py:12`); operators with the author's functions fill it in."""
+    draws: Draws | None = None
+    """In a replicated executor: where results of calls to the outside are written down, and given again."""
     detail: str = ""
     """What else an error says of a step that the author did not write under this name, such as `on='ts'`."""
 

@@ -8,11 +8,11 @@ loaded one sends full batches.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from penstock.exchange.channel import Receiver, Sender
 from penstock.exchange.frame import Epoch, Header, Kind, encode
@@ -97,7 +97,8 @@ class Part:
         return len(self.values if self.values is not None else self.keys or ())
 
 
-def _join(parts: list[Part]) -> Part:
+def join(parts: list[Part]) -> Part:
+    """Parts of equal shape as one."""
     if len(parts) == 1:
         return parts[0]
     no_values, same, no_keys, no_times = parts[0].shape()
@@ -151,14 +152,14 @@ class Outbound:
     def flush(self) -> None:
         """Send what is gathered, or the watermark alone if only that moved."""
         if self.parts:
-            part, origin = _join(self.parts), self.origin
+            part, origin = join(self.parts), self.origin
             self.parts, self.gathered, self.origin = [], 0, 0
             if self.target is not None:
                 values = part.values if part.values is not None else part.keys
                 rows = Rows(values or [], part.keys, part.times, self.target.lane, origin)
                 self._put(Kind.DATA, rows, len(part), origin)
             else:
-                with _naming(self.channel.edge):
+                with naming_edge(self.channel.edge):
                     payload = encode_rows(part.values, part.keys, part.times)
                 self._put(Kind.DATA, payload, len(part), origin)
         elif self.watermark != self.told:
@@ -176,7 +177,7 @@ class Outbound:
             moved = Columns(batch.frame, batch.key, batch.time, self.target.lane, batch.origin)
             self._put(Kind.DATA, moved, len(batch), batch.origin)
         else:
-            with _naming(self.channel.edge):
+            with naming_edge(self.channel.edge):
                 payload = encode_columns(batch)
             self._put(Kind.DATA, payload, len(batch), batch.origin, flags=COLUMNS)
 
@@ -227,22 +228,37 @@ class Outbound:
         self.told = MIN_TIME
 
 
-def _naming(edge: EdgeShape) -> AbstractContextManager[None]:
+def naming_edge(edge: EdgeShape) -> AbstractContextManager[None]:
     """What cannot travel is told with the steps between which it was to travel."""
     return naming(edge.source_step, f"its results cannot go on to {edge.target_step!r}: ")
+
+
+class Gathers(Protocol):
+    """The producer's end of one channel, as an `EdgeOutlet` uses it."""
+
+    watermark: int
+
+    def gather(self, part: Part, origin: int) -> None:
+        """Add records."""
+        ...
+
+    def send_columns(self, batch: Columns) -> None:
+        """Send a columnar batch as a frame of its own."""
+        ...
 
 
 class EdgeOutlet:
     """Where the results of a step leave the executor: one edge of the plan, many channels."""
 
-    def __init__(self, edge: EdgeShape, outbounds: list[Outbound], index: int) -> None:
+    def __init__(self, edge: EdgeShape, outbounds: Sequence[Gathers], index: int) -> None:
         self._edge = edge
         self._needs_values = edge.needs_values
         self._outbounds = outbounds
         self._router = Router(len(outbounds))
         self._tracker = Tracker()
         self._watermark = MIN_TIME
-        self._turn = index
+        self.turn = index
+        """Counts the batches without keys, which go to the consumers in turn."""
         self._pipe = edge.kind == "pipe"
         self._single = len(outbounds) == 1
 
@@ -258,7 +274,7 @@ class EdgeOutlet:
         elif batch.keys is None:
             self._next().gather(Part(values, None, batch.times), batch.origin)
         else:
-            with _naming(self._edge):
+            with naming_edge(self._edge):
                 parts = self._router.split(batch.keys, values, batch.times)
             for executor, keys, own, times in parts:
                 self._outbounds[executor].gather(Part(own, keys, times), batch.origin)
@@ -271,15 +287,15 @@ class EdgeOutlet:
         else:
             keys = batch.frame[batch.key].to_list()
             places = list(range(len(keys)))
-            with _naming(self._edge):
+            with naming_edge(self._edge):
                 parts = self._router.split(keys, places, None)
             for executor, _, chosen, _ in parts:
                 part = Columns(batch.frame[chosen], batch.key, batch.time, batch.lane, batch.origin)
                 self._outbounds[executor].send_columns(part)
 
-    def _next(self) -> Outbound:
-        self._turn += 1
-        return self._outbounds[self._turn % len(self._outbounds)]
+    def _next(self) -> Gathers:
+        self.turn += 1
+        return self._outbounds[self.turn % len(self._outbounds)]
 
     def advance(self, lane: int, watermark: int) -> None:
         """The edge's watermark is the least of its lanes; it travels with the next frame."""

@@ -29,9 +29,9 @@ from penstock.worker.payload import decode_batch
 from penstock.worker.sinks import SinkOperator, naming
 from penstock.worker.sources import Lane
 
-_TURN_NS = 10_000_000
+TURN_NS = 10_000_000
 """An executor gives the loop back after about so long: the worker then looks for messages and serves the others."""
-_LEAST_SLICE, _MOST_SLICE = 8, 1 << 20
+LEAST_SLICE, MOST_SLICE = 8, 1 << 20
 
 
 @dataclass(eq=False)
@@ -72,6 +72,11 @@ class Executor:
         self._slice = self.batch_records
         """Records that are processed in about a turn."""
 
+    @property
+    def serving(self) -> Chain:
+        """The operators that look-ups are answered from."""
+        return self.chain
+
     # ---- input ------------------------------------------------------------------------------------------------------
 
     def offer(self, item: Item) -> None:
@@ -90,7 +95,7 @@ class Executor:
 
     def _work(self) -> bool:
         did = False
-        until = time.perf_counter_ns() + _TURN_NS
+        until = time.perf_counter_ns() + TURN_NS
         while self.queue and not (self.stalled and self.queue[0].kind is Kind.DATA):
             self._take(self.queue.popleft())
             did = True
@@ -143,9 +148,9 @@ class Executor:
         self._learn(len(batch), time.perf_counter_ns() - start)
 
     def _learn(self, records: int, took_ns: int) -> None:
-        if took_ns > _TURN_NS:
-            self._slice = max(_LEAST_SLICE, records * _TURN_NS // took_ns)
-        elif self._slice < _MOST_SLICE and records >= self._slice and took_ns < _TURN_NS // 2:
+        if took_ns > TURN_NS:
+            self._slice = max(LEAST_SLICE, records * TURN_NS // took_ns)
+        elif self._slice < MOST_SLICE and records >= self._slice and took_ns < TURN_NS // 2:
             self._slice *= 2
 
     def _read(self) -> bool:

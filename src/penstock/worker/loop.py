@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import psutil
 import zmq
 
@@ -38,8 +39,10 @@ from penstock.worker.messages import (
     Connect,
     Connected,
     Drain,
+    ExecutorId,
     Failed,
     Finished,
+    Handover,
     Listing,
     Load,
     Loaded,
@@ -48,6 +51,8 @@ from penstock.worker.messages import (
     Message,
     Push,
     Ready,
+    Release,
+    Released,
     Reply,
     Running,
     Shutdown,
@@ -57,7 +62,9 @@ from penstock.worker.messages import (
 )
 from penstock.worker.model import Model, build_model
 from penstock.worker.output import Capture, sendable
+from penstock.worker.replicated.frames import read_letter
 from penstock.worker.reports import Reporter
+from penstock.worker.snapshot import Part
 from penstock.worker.store import CheckpointStore
 from penstock.worker.transport import Transport
 
@@ -192,6 +199,15 @@ class Worker:
         except (BlockingIOError, OSError):
             pass  # it is awake already, or gone
 
+    @property
+    def endpoint(self) -> str:
+        """Where this worker is reached."""
+        return self._transport.endpoint
+
+    def reconnect(self, endpoint: str) -> None:
+        """A peer is silent: make the connection anew."""
+        self._transport.drop(endpoint)
+
     # ---- frames -----------------------------------------------------------------------------------------------------
 
     def send(self, endpoint: str, frame: bytes) -> None:
@@ -205,7 +221,7 @@ class Worker:
                 return count > 0
             try:
                 self._dispatch(frame)
-            except ExchangeError:
+            except (ExchangeError, msgspec.MsgspecError):
                 self.refused += 1
         return True
 
@@ -214,6 +230,9 @@ class Worker:
         model = self._numbers.get(header.channel >> 16)
         if model is None:
             self.refused += 1
+            return
+        if header.kind is Kind.REPLICA:
+            model.deliver(read_letter(payload))
             return
         channel = header.channel & 0xFFFF
         if header.kind is Kind.ACK:
@@ -255,6 +274,10 @@ class Worker:
                 self._with(message.model, lambda model: self._commit(model, message.checkpoint))
             case Drain():
                 self._with(message.model, lambda model: model.drain(finish=message.finish))
+            case Handover():
+                self._with(message.model, lambda model: self._hand_over(model, message))
+            case Release():
+                self._release(message)
             case Stop():
                 self._stop(message)
             case Lookup() | Listing() | Push():
@@ -306,12 +329,35 @@ class Worker:
 
     def _connect(self, model: Model, message: Connect) -> None:
         model.connect(message)
-        self._transport.forget({endpoint for other in self._models.values() for endpoint in other.endpoints.values()})
+        self._transport.forget(
+            {
+                endpoint
+                for other in self._models.values()
+                for endpoint in (*other.endpoints.values(), *other.replicas.values())
+            }
+        )
         self.say(Connected(model.name))
 
     def _start(self, model: Model) -> None:
         model.start()
         self.say(Running(model.name))
+
+    def _hand_over(self, model: Model, message: Handover) -> None:
+        for replica in model.replicated():
+            if replica.id == message.executor:
+                replica.hand_over(message.standby)
+
+    def _release(self, message: Release) -> None:
+        model = self._models.get(message.model)
+        if model is not None:
+            if set(model.executors) <= set(message.executors):
+                self._drop(model, well=False)
+            else:
+                self._output.model = model.name
+                for error in model.release(message.executors):
+                    self._fail(model.name, error)
+                self._output.model = ""
+        self.say(Released(message.model, message.executors))
 
     def _stop(self, message: Stop) -> None:
         model = self._models.get(message.model)
@@ -326,7 +372,9 @@ class Worker:
                 raise UsageError(f"model {message.model!r} does not run here")
             activate(model.scope)
             self._output.model = model.name
-            self.say(requests.answer(model, message))
+            reply = requests.answer(model, message)
+            if reply is not None:
+                self.say(reply)
         except Exception as error:
             self.say(Reply(message.id, False, None, str(error)))
         finally:
@@ -383,10 +431,24 @@ class Worker:
             return
         part = snapshot.take(executor, checkpoint)
         pause = self.clock.monotonic() - executor.barrier_at
-        data = snapshot.write(part)
         # Of the state, only what `_commit` needs is kept.
         self._taken.setdefault((model.name, checkpoint), {})[executor] = snapshot.without_state(part)
-        name, here = model.name, executor.id
+        self.store(model, executor.id, checkpoint, part, pause)
+
+    def part(self, model: Model, executor: ExecutorId, checkpoint: int) -> Part | None:
+        """An executor's part of a complete checkpoint."""
+        store = self._stores.get(model.name)
+        if store is None or str(executor) not in store.manifest(checkpoint)["parts"]:
+            return None
+        return snapshot.read(store.read_part(checkpoint, str(executor)))
+
+    def store(self, model: Model, executor: ExecutorId, checkpoint: int, part: Part, pause: float) -> None:
+        """Write an executor's part in the background, and say when it is durable."""
+        store = self._stores.get(model.name)
+        if store is None:
+            return
+        data = snapshot.write(part)
+        name, here = model.name, executor
 
         def done(message: Message) -> None:
             self._written.append(lambda: self.say(message))
@@ -405,6 +467,9 @@ class Worker:
         self._disk.submit(write)
 
     def _commit(self, model: Model, checkpoint: int) -> None:
+        model.checkpoint = max(checkpoint, model.checkpoint or 0)
+        for replica in model.replicated():
+            replica.committed(checkpoint)
         for executor, part in self._taken.get((model.name, checkpoint), {}).items():
             executor.committed(part.pending(), part.positions())
         for key in [key for key in self._taken if key[0] == model.name and key[1] <= checkpoint]:
@@ -416,6 +481,10 @@ class Worker:
             for sink in executor.sinks.values():
                 sink.end(well=True)
         self.say(Finished(model.name, executor.id))
+
+    def ended(self, model: Model, executor: ExecutorId) -> None:
+        """A replicated executor has processed all its input."""
+        self.say(Finished(model.name, executor))
 
 
 def _folder(load: Load) -> Path:

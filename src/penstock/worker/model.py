@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from penstock.clock import Clock
-from penstock.connectors.json_lines import jsonable
-from penstock.errors import StepError, UsageError
+from penstock.errors import UsageError
 from penstock.exchange.channel import Receiver, Sender
-from penstock.flow import failure
+from penstock.exchange.replica.assignment import Assignment
 from penstock.flow.batch import MIN_TIME
 from penstock.flow.chain import build_chain
 from penstock.flow.config import Scope, current
-from penstock.flow.connector import ConnectorContext, Sink, Source, connector_context
+from penstock.flow.connector import Sink, Source
 from penstock.flow.graph import Graph, Step
-from penstock.flow.operator import FailurePolicy, Operator, Outlet, StepContext
+from penstock.flow.operator import Outlet, StepContext
 from penstock.placement.plan import Channel, channels
 from penstock.worker import snapshot
+from penstock.worker.assembly import DEAD_LETTER, Assembly
 from penstock.worker.channels import EdgeOutlet, Inbound, Item, Outbound
 from penstock.worker.executor import Executor
-from penstock.worker.messages import Collected, Connect, ExecutorId, Load, Message
+from penstock.worker.messages import Connect, ExecutorId, Load, Message
 from penstock.worker.metrics import LatencyHistogram
+from penstock.worker.replicated.frames import Letter, write_letter
 from penstock.worker.sinks import SinkOperator
+from penstock.worker.snapshot import Part
 from penstock.worker.sources import Lane, open_lanes
 
-DEAD_LETTER = "dead-letter"
-"""The name of the sink of each executor that takes what failed."""
+if TYPE_CHECKING:
+    from penstock.worker.replicated.executor import ReplicatedExecutor
+
+AnyExecutor: TypeAlias = "Executor | ReplicatedExecutor"
+
 MOST_CHANNELS = 1 << 16
 """Frames have 16 bits for a model's channel."""
-_COLLECTED_AT_ONCE = 8192
-"""Records in one message to the supervisor."""
 
 
 class Surroundings(Protocol):
@@ -52,12 +56,33 @@ class Surroundings(Protocol):
         """Look again; from any thread."""
         ...
 
+    @property
+    def endpoint(self) -> str:
+        """Where this worker is reached."""
+        ...
+
+    def reconnect(self, endpoint: str) -> None:
+        """A peer is silent: a connection that broke, or was refused too early, is made anew by the next frame."""
+        ...
+
     def snapshot(self, model: Model, executor: Executor, checkpoint: int) -> None:
         """Take and store an executor's state."""
         ...
 
     def finished(self, model: Model, executor: Executor) -> None:
         """An executor has processed all its input."""
+        ...
+
+    def ended(self, model: Model, executor: ExecutorId) -> None:
+        """The same of a replicated one."""
+        ...
+
+    def store(self, model: Model, executor: ExecutorId, checkpoint: int, part: Part, pause: float) -> None:
+        """Make a replicated executor's part of a durable checkpoint durable, and say so."""
+        ...
+
+    def part(self, model: Model, executor: ExecutorId, checkpoint: int) -> Part | None:
+        """A replicated executor's part of a complete durable checkpoint; `None` when it has none."""
         ...
 
 
@@ -72,7 +97,7 @@ class Model:
     scope: Scope
     """What `ps.config` is while this model's code runs."""
     around: Surroundings
-    executors: dict[ExecutorId, Executor]
+    executors: dict[ExecutorId, AnyExecutor]
     outbounds: dict[int, Outbound]
     inbounds: dict[int, Inbound]
     endpoints: dict[str, str]
@@ -84,11 +109,66 @@ class Model:
     """Frames for channels that do not end here."""
     flush_at: float = 0.0
     """When (monotonic) its sinks are to be flushed."""
+    records: dict[str, Assignment] = field(default_factory=dict)
+    """With replicas: the leader's record of each executor."""
+    replicas: dict[str, str] = field(default_factory=dict)
+    """Replica name -> the endpoint of its worker."""
+    checkpoint: int | None = None
+    """The last durable checkpoint that is complete."""
+    migrate: Callable[[str, Any], Any] | None = None
+    """The author's: see `penstock.worker.replicated.migration`."""
+
+    def replicated(self) -> list[ReplicatedExecutor]:
+        """The replicas here; none with recovery `none`."""
+        if not self.load.replicas:
+            return []
+        from penstock.worker.replicated.executor import ReplicatedExecutor
+
+        return [e for e in self.executors.values() if isinstance(e, ReplicatedExecutor)]
+
+    def plain(self) -> list[Executor]:
+        """The executors here that are not replicated."""
+        return [e for e in self.executors.values() if isinstance(e, Executor)]
+
+    def post(self, endpoint: str, letter: Letter) -> None:
+        """Send a message to a replica, here or elsewhere."""
+        if endpoint == self.around.endpoint:
+            self.deliver(letter)
+        else:
+            self.around.send(endpoint, write_letter(self.number, letter))
+
+    def deliver(self, letter: Letter) -> None:
+        """A message to a replica here."""
+        executor = self.executors.get(ExecutorId(letter.stage, letter.index))
+        if executor is None or isinstance(executor, Executor):
+            self.refused += 1
+        else:
+            executor.offer(letter.message, letter.sender)
+
+    def reconnect(self, names: set[str]) -> None:
+        """These executors or replicas do not answer: connections to their workers are made anew."""
+        here = self.around.endpoint
+        for endpoint in {self.endpoints.get(name) or self.replicas.get(name) for name in names} - {None, here}:
+            self.around.reconnect(str(endpoint))
+
+    def release(self, executors: list[ExecutorId]) -> list[Exception]:
+        """Drop single replicas."""
+        errors: list[Exception] = []
+        for executor_id in executors:
+            executor = self.executors.pop(executor_id, None)
+            if executor is not None:
+                errors += executor.close(well=False)
+                self.counters.pop(executor_id, None)
+        return errors
 
     def connect(self, message: Connect) -> None:
         """Learn where executors are, and which incarnations they have. Channels to a new incarnation start anew; what
         the old one had not confirmed is counted as lost."""
         self.endpoints = message.endpoints
+        self.records, self.replicas = message.records, message.replicas
+        self.checkpoint = message.checkpoint
+        for replica in self.replicated():
+            replica.assigned()
         epochs = {name: (epoch.term, epoch.counter) for name, epoch in message.epochs.items()}
         for outbound in self.outbounds.values():
             epoch = max(_ends(outbound.channel, epochs, default=outbound.sender.epoch))
@@ -112,6 +192,8 @@ class Model:
     def start(self) -> None:
         """Open the gates."""
         self.started = True
+        for replica in self.replicated():
+            replica.start()
 
     def woken(self) -> None:
         """Some connector or operator said that there is something to do."""
@@ -128,7 +210,7 @@ class Model:
 
     def lane(self, source: str) -> Lane | None:
         """A partition of `source` that is read here and goes on being read."""
-        for executor in self.executors.values():
+        for executor in self.plain():
             for lane in executor.lanes:
                 if lane.step == source and not lane.ended and not executor.draining:
                     return lane
@@ -159,6 +241,9 @@ def build_model(load: Load, graph: Graph, around: Surroundings, parts: dict[int,
         )
     try:
         for executor_id in load.executors:
+            if load.replicas:
+                _replica(model, executor_id, plan, parts.get(executor_id.stage, []))
+                continue
             _Builder(model, executor_id, plan, parts.get(executor_id.stage, [])).build()
         for number, outbound in model.outbounds.items():
             outbound.target = model.inbounds.get(number)
@@ -168,29 +253,30 @@ def build_model(load: Load, graph: Graph, around: Surroundings, parts: dict[int,
     return model
 
 
-class _Builder:
+def _replica(model: Model, executor_id: ExecutorId, plan: tuple[Channel, ...], parts: list[snapshot.Part]) -> None:
+    from penstock.worker.replicated.executor import ReplicatedExecutor
+
+    replica = model.load.replicas[str(executor_id)]
+    model.executors[executor_id] = ReplicatedExecutor(model, executor_id, plan, replica, parts)
+
+
+class _Builder(Assembly):
     """Builds one executor of a model."""
 
     def __init__(
         self, model: Model, executor_id: ExecutorId, plan: tuple[Channel, ...], parts: list[snapshot.Part]
     ) -> None:
-        self.model, self.id, self.parts = model, executor_id, parts
-        self.load, self.graph, self.around = model.load, model.graph, model.around
-        here = (executor_id.stage, executor_id.index)
-        self.incoming = [c for c in plan if (c.consumer_stage, c.consumer_index) == here]
-        self.outgoing = [c for c in plan if (c.producer_stage, c.producer_index) == here]
-        self.epoch = (self.load.epoch.term, self.load.epoch.counter)
-        self.executors = self.load.counts[executor_id.stage]
+        self.parts = parts
+        self.epoch = (model.load.epoch.term, model.load.epoch.counter)
         self.stalled: set[Outbound] = set()
         self.sinks: dict[str, SinkOperator] = {}
         self.latency = LatencyHistogram()
-        self.counters: dict[str, Counter[str]] = {}
-        self.policy = self._policy()
+        super().__init__(model, executor_id, plan)
 
     def build(self) -> None:
         """Wire, open, restore, and enter the executor into the model."""
         exits, outbounds = self._exits()
-        chain = build_chain(self.graph, self.id.stage, self._operator, exits)
+        chain = build_chain(self.graph, self.id.stage, self.operator, exits)
         inbounds: dict[int, Inbound] = {}
         for lane, channel in enumerate(self.incoming):
             inbounds[channel.id] = Inbound(
@@ -248,60 +334,13 @@ class _Builder:
                 exits.setdefault((edge.source_step, edge.source_output), []).append(outlet)
         return exits, outbounds
 
-    def _context(self, name: str) -> StepContext:
-        index, executors = self.id.index, self.executors
-        if name == DEAD_LETTER:
-            # Every executor of every stage has one: its number must be its own in the whole model, or two of them
-            # would write the same file.
-            counts = self.load.counts
-            index += sum(count for stage, count in counts.items() if stage < self.id.stage)
-            executors = sum(counts.values())
-        return StepContext(
-            step=name,
-            index=index,
-            executors=executors,
-            bounded=self.graph.topology.bounded,
-            clock=self.around.clock,
-            config=self.load.config,
-            on_error=self.policy,
-            wake=self.around.wake,
-            counters=self.counters.setdefault(name, Counter()),
-        )
-
-    def _connector(self, ctx: StepContext) -> ConnectorContext:
-        return connector_context(
-            ctx,
-            self.graph.name,
-            on_bad_record=partial(self.policy, ctx),
-            checkpointed=self.load.checkpoint_url is not None,
-            collect=self._collect,
-        )
-
-    def _collect(self, step: str, records: list[Any]) -> None:
-        for at in range(0, len(records), _COLLECTED_AT_ONCE):
-            part = [jsonable(record) for record in records[at : at + _COLLECTED_AT_ONCE]]
-            self.around.say(Collected(self.model.name, step, part))
-
-    def _policy(self) -> FailurePolicy:
-        sink = self.graph.on_error
-        if not isinstance(sink, Sink):
-            return failure.policy(sink)
-        self.policy = _fail_again
-        ctx = self._context(DEAD_LETTER)
-        writer = self._sink(ctx, sink)
-        return failure.policy(sink, lambda letter: writer.take(letter))
-
-    def _sink(self, ctx: StepContext, sink: Sink) -> SinkOperator:
-        operator = SinkOperator(ctx, sink.open(self._connector(ctx)), self.latency)
+    def sink(self, ctx: StepContext, sink: Sink) -> SinkOperator:
+        operator = SinkOperator(ctx, sink.open(self.connector(ctx)), self.latency)
         self.sinks[ctx.step] = operator
         return operator
 
-    def _operator(self, step: Step) -> Operator:
-        ctx = self._context(step.name)
-        sink = getattr(step, "sink", None)
-        if step.kind == "sink" and isinstance(sink, Sink):
-            return self._sink(ctx, sink)
-        return step.operator(ctx)
+    def dead_letter(self, letter: Any) -> None:
+        self.sinks[DEAD_LETTER].take(letter)
 
     def _lanes(self, step: Step, outlet: Outlet, first: int) -> list[Lane]:
         source = getattr(step, "source", None)
@@ -309,16 +348,12 @@ class _Builder:
         return open_lanes(
             step=step.name,
             source=source,
-            ctx=self._connector(self._context(step.name)),
+            ctx=self.connector(self.context(step.name)),
             outlet=outlet,
             first=first,
             offsets=snapshot.offsets_of(self.parts, step.name),
             idle_after=self.load.settings.idle_lane,
         )
-
-
-def _fail_again(ctx: StepContext, record: Any, error: Exception) -> None:
-    raise StepError(ctx.step, f"the dead-letter sink itself failed: {error}") from error
 
 
 def _deliver(model: Model, outbound: Outbound, frame: bytes | Item) -> None:

@@ -11,6 +11,7 @@ from penstock.flow.batch import END_TIME, IDLE, MIN_TIME
 from penstock.worker.executor import Executor
 from penstock.worker.messages import ChannelMetrics, ExecutorId, ExecutorMetrics, Message, Metrics
 from penstock.worker.model import Model
+from penstock.worker.replicated.executor import ReplicatedExecutor
 
 
 class Reporter:
@@ -32,17 +33,12 @@ class Reporter:
         """Report now."""
         elapsed = max(now - self._last, 1e-6)
         self._last = now
-        executors = [self._executor(executor, elapsed) for executor in self._model.executors.values()]
+        executors = [self._executor(executor, elapsed) for executor in self._model.plain()]
+        executors += [self._replica(replica, elapsed) for replica in self._model.replicated()]
         self._say(Metrics(self._model.name, executors, self._channels(), self._process.memory_info().rss))
 
     def _executor(self, executor: Executor, elapsed: float) -> ExecutorMetrics:
-        before = self._busy.get(executor.id, 0)
-        self._busy[executor.id] = executor.busy_ns
-        counters = {
-            f"{step}.{name}": count
-            for step, counts in self._model.counters[executor.id].items()
-            for name, count in counts.items()
-        }
+        counters = self._counters(executor.id)
         stale = sum(inbound.receiver.stale for inbound in executor.inbounds.values())
         lost = sum(inbound.receiver.lost_frames for inbound in executor.inbounds.values())
         counters |= {name: count for name, count in (("stale_frames", stale), ("lost_frames", lost)) if count}
@@ -59,7 +55,7 @@ class Reporter:
             records_out=sum(outbound.sender.records for outbound in executor.outbounds.values())
             + sum(sink.records for sink in executor.sinks.values()),
             cpu=executor.cpu_ns / 1e9,
-            busy=min(1.0, (executor.busy_ns - before) / 1e9 / elapsed),
+            busy=self._share(executor.id, executor.busy_ns, elapsed),
             queue=len(executor.queue) + sum(len(inbound.held) for inbound in executor.inbounds.values()),
             keys=sum(len(operator.state) for operator in executor.chain.keyed().values()),
             watermark=None if least == MIN_TIME else least,
@@ -67,6 +63,52 @@ class Reporter:
             latency=quantiles,
             lag=sum(lags) if lags else None,
             progress=sum(known) / len(known) if known and len(known) == len(shares) else None,
+        )
+
+    def _counters(self, executor: ExecutorId) -> dict[str, int]:
+        return {
+            f"{step}.{name}": count
+            for step, counts in self._model.counters[executor].items()
+            for name, count in counts.items()
+        }
+
+    def _share(self, executor: ExecutorId, busy_ns: int, elapsed: float) -> float:
+        """Of the interval that it was busy."""
+        before = self._busy.get(executor, 0)
+        self._busy[executor] = busy_ns
+        return max(0.0, min(1.0, (busy_ns - before) / 1e9 / elapsed))
+
+    def _replica(self, replica: ReplicatedExecutor, elapsed: float) -> ExecutorMetrics:
+        core, live, ends = replica.machine.core, replica.live, replica.ends
+        counters = self._counters(replica.id)
+        counters |= {f"refused.{reason}": count for reason, count in core.refused.items()}
+        marks = [] if live is None else [i.watermark for i in live.inbounds.values()]
+        known = [mark for mark in marks if mark not in (IDLE, END_TIME)]
+        least = min(known, default=MIN_TIME)
+        readings = [] if ends is None else ends.readings
+        lags = [lag for reading in readings if (lag := reading.reader.lag()) is not None]
+        shares = [1.0 if reading.at.ended else reading.reader.progress() for reading in readings]
+        told = [share for share in shares if share is not None]
+        quantiles = replica.latency.quantiles(0.5, 0.95, 0.99)
+        replica.latency.clear()
+        sent = 0 if live is None else sum(gatherer.records for gatherer in live.gatherers.values())
+        return ExecutorMetrics(
+            executor=replica.id,
+            records_in=0 if live is None else live.records_in,
+            records_out=sent + (0 if ends is None else sum(line.records for line in ends.lines.values())),
+            cpu=replica.cpu_ns / 1e9,
+            busy=self._share(replica.id, replica.busy_ns, elapsed),
+            queue=sum(line.next_seq - line.taken - 1 for line in core.inputs.values()),
+            keys=0 if live is None else sum(len(operator.state) for operator in live.chain.keyed().values()),
+            watermark=None if least == MIN_TIME else least,
+            counters=counters,
+            latency=quantiles,
+            lag=sum(lags) if lags else None,
+            progress=sum(told) / len(told) if told and len(told) == len(shares) else None,
+            role=replica.role,
+            replica=replica.name,
+            behind=core.log.end - core.executed,
+            kept_bytes=sum(i.bytes for i in core.inputs.values()) + sum(o.bytes for o in core.outputs.values()),
         )
 
     def _channels(self) -> list[ChannelMetrics]:
@@ -82,4 +124,22 @@ class Reporter:
                 lost=outbound.lost,
             )
             for outbound in self._model.outbounds.values()
-        ]
+        ] + [row for replica in self._model.replicated() for row in _replica_channels(replica)]
+
+
+def _replica_channels(replica: ReplicatedExecutor) -> list[ChannelMetrics]:
+    live, outputs = replica.live, replica.machine.core.outputs
+    if live is None or not replica.machine.is_primary:
+        return []
+    return [
+        ChannelMetrics(
+            edge=gatherer.channel.edge.id,
+            producer=replica.id,
+            consumer=ExecutorId(gatherer.channel.consumer_stage, gatherer.channel.consumer_index),
+            records=gatherer.records,
+            bytes=gatherer.bytes,
+            frames=outputs[number].next_seq,
+            queue_bytes=outputs[number].in_flight,
+        )
+        for number, gatherer in live.gatherers.items()
+    ]

@@ -12,8 +12,8 @@ from penstock.worker.model import Model
 from penstock.worker.sources import Lane
 
 
-def answer(model: Model, message: Lookup | Listing | Push) -> Reply:
-    """The reply. Raises `UsageError` when the step or source is not here."""
+def answer(model: Model, message: Lookup | Listing | Push) -> Reply | None:
+    """The reply; `None`: it follows when the records are protected. Raises `UsageError` for what is not here."""
     match message:
         case Lookup():
             return _lookup(model, message)
@@ -24,7 +24,8 @@ def answer(model: Model, message: Lookup | Listing | Push) -> Reply:
 
 
 def _operators(model: Model, step: str) -> list[KeyedOperator]:
-    found = [e.chain.operators[step] for e in model.executors.values() if step in e.chain.operators]
+    chains = [executor.serving for executor in model.executors.values()]
+    found = [chain.operators[step] for chain in chains if chain is not None and step in chain.operators]
     keyed = [operator for operator in found if isinstance(operator, KeyedOperator)]
     if not keyed:
         steps = ", ".join(model.graph.topology.keyed_steps) or "none"
@@ -62,14 +63,17 @@ def _listing(model: Model, message: Listing) -> Reply:
 def _lane(model: Model, message: Push) -> Lane | None:
     if message.executor is None:
         return model.lane(message.source)
-    for executor in model.executors.values():
+    for executor in model.plain():
         for lane in executor.lanes if executor.id.index == message.executor and not executor.draining else ():
             if lane.step == message.source and not lane.ended:
                 return lane
     return None
 
 
-def _push(model: Model, message: Push) -> Reply:
+def _push(model: Model, message: Push) -> Reply | None:
+    for replica in model.replicated():
+        if message.executor in (None, replica.id.index) and replica.takes(message.source):
+            return replica.push(message)
     lane = _lane(model, message)
     if lane is None:
         raise UsageError(f"{model.name!r} has no open push source {message.source!r} in this worker")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -10,9 +11,11 @@ from penstock import codec
 from penstock.errors import CheckpointError
 from penstock.exchange.keys import Router
 from penstock.flow.batch import IDLE, MIN_TIME
+from penstock.flow.chain import Chain
 from penstock.flow.operator import KeyedOperator
-from penstock.worker.executor import Executor
-from penstock.worker.sinks import naming
+from penstock.placement.plan import Channel
+from penstock.worker.messages import ExecutorId
+from penstock.worker.sinks import SinkOperator, naming
 
 
 class Part(msgspec.Struct):
@@ -47,11 +50,47 @@ class Part(msgspec.Struct):
 _decoder = msgspec.msgpack.Decoder(Part)
 
 
-def take(executor: Executor, checkpoint: int) -> Part:
+class Restorable(Protocol):
+    """What of an executor is stored and restored."""
+
+    id: ExecutorId
+    chain: Chain
+    ended: bool
+    restored_finished: bool
+
+    @property
+    def inbounds(self) -> Mapping[int, Channelled]: ...
+    @property
+    def lanes(self) -> Sequence[Positioned]: ...
+    @property
+    def sinks(self) -> Mapping[str, SinkOperator]: ...
+
+
+class Channelled(Protocol):
+    """An input channel and its event time."""
+
+    channel: Channel
+    watermark: int
+
+    def advance(self, watermark: int) -> None: ...
+
+
+class Positioned(Protocol):
+    """A partition of a source."""
+
+    step: str
+    partition: str
+
+    def position(self) -> Any:
+        """The offset after what was processed."""
+        ...
+
+
+def take(executor: Restorable, checkpoint: int) -> Part:
     """The executor's state now. Sinks make their records durable on the way."""
     part = Part((executor.id.stage, executor.id.index), executor.ended)
     for lane in executor.lanes:
-        part.offsets.setdefault(lane.step, {})[lane.partition] = codec.pack([lane.reader.offset()])
+        part.offsets.setdefault(lane.step, {})[lane.partition] = codec.pack([lane.position()])
     for name, operator in executor.chain.operators.items():
         with naming(name, "its state cannot be stored: "):
             if isinstance(operator, KeyedOperator):
@@ -68,6 +107,11 @@ def take(executor: Executor, checkpoint: int) -> Part:
         mark = MIN_TIME if inbound.watermark == IDLE else inbound.watermark
         part.watermarks[edge] = mark if known is None else min(known, mark)
     return part
+
+
+def add_sink(part: Part, step: str, pending: Any) -> None:
+    """What a sink has prepared for the part's checkpoint."""
+    part.sinks[step] = codec.pack([pending])
 
 
 def without_state(part: Part) -> Part:
@@ -95,7 +139,19 @@ def offsets_of(parts: list[Part], step: str) -> dict[str, Any]:
     }
 
 
-def restore(executor: Executor, executors: int, parts: list[Part]) -> None:
+def restore_operators(executor: Restorable, part: Part) -> None:
+    """Give an executor exactly the state of operators that `take` found."""
+    for name, operator in executor.chain.operators.items():
+        if isinstance(operator, KeyedOperator):
+            if name in part.keyed:
+                keys, states = (codec.unpack(node) for node in part.keyed[name])
+                operator.state.update(zip(keys, map(operator.load, states), strict=True))
+            operator.restored()
+        if name in part.local:
+            operator.load_local([codec.unpack(part.local[name])[0]])
+
+
+def restore(executor: Restorable, executors: int, parts: list[Part]) -> None:
     """Give an executor (index i of `executors`) its share of the stage's former parts: the keys it owns now, the local
     states and pending sink records of every n-th former executor. Sources are opened at their offsets before."""
     index = executor.id.index
@@ -122,7 +178,7 @@ def restore(executor: Executor, executors: int, parts: list[Part]) -> None:
             inbound.advance(min(marks))
 
 
-def _finished(executor: Executor, executors: int, parts: list[Part]) -> bool:
+def _finished(executor: Restorable, executors: int, parts: list[Part]) -> bool:
     """Whether all that this executor takes over had come to its end before, with its last results sent.
 
     Raises `CheckpointError` when former executors that had and ones that had not would have to share their keys.

@@ -99,6 +99,12 @@ class Transport:
         for endpoint in set(self._peers) - endpoints:
             self._peers.pop(endpoint).close(0)
 
+    def drop(self, endpoint: str) -> None:
+        """Close the socket to a peer; the next frame to it opens another."""
+        peer = self._peers.pop(endpoint, None)
+        if peer is not None:
+            peer.close(0)
+
     def close(self) -> None:
         """Close everything; unsent frames are dropped."""
         self.forget(set())

@@ -14,7 +14,7 @@ import msgspec
 from penstock.exchange.frame import Epoch
 
 
-class Message(msgspec.Struct, frozen=True, tag=True):
+class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Any of them."""
 
     epoch: Epoch
@@ -61,7 +61,7 @@ class Resume(Message, frozen=True):
 # ---- replication: primary -> standby --------------------------------------------------------------------------------
 
 
-class Run(msgspec.Struct, frozen=True, tag="r"):
+class Run(msgspec.Struct, frozen=True, tag="r", array_like=True):
     """`count` log positions: frames `first`, `first + 1`, … of one channel, processed one after the other."""
 
     channel: int
@@ -69,7 +69,7 @@ class Run(msgspec.Struct, frozen=True, tag="r"):
     count: int
 
 
-class Step(msgspec.Struct, frozen=True, tag="s"):
+class Step(msgspec.Struct, frozen=True, tag="s", array_like=True):
     """One log position. `channel` -1 is an event that is no frame (a timer, a flush, records read from a source),
     with `event` as its content. `draws` are the values of `now`, `random` and external calls, as they were drawn."""
 
@@ -101,7 +101,7 @@ class Input(Message, frozen=True):
     payload: bytes
 
 
-class Output(msgspec.Struct, frozen=True):
+class Output(msgspec.Struct, frozen=True, array_like=True):
     """An output frame that is kept until its effect is safe."""
 
     seq: int

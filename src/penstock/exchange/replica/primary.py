@@ -201,6 +201,19 @@ class Primary:
         core.digests.clear()
         self.release()
 
+    def protected_through(self) -> int:
+        """The last position that every gating standby has acknowledged."""
+        return min((f.acked for f in self.followers.values() if f.gating), default=self.core.executed)
+
+    def outstanding(self) -> bool:
+        """Whether somebody owes an answer: a consumer its confirmation, a standby its acknowledgement."""
+        core = self.core
+        return (
+            self.stopped
+            or any(not line.open or line.sent > line.consumed for line in core.outputs.values())
+            or any(f.acked < core.log.end or f.pending is not None for f in self.followers.values())
+        )
+
     # ---- what is safe, what may leave -------------------------------------------------------------------------------
 
     def release(self) -> None:

@@ -85,6 +85,22 @@ class Replica:
         kept = sum(line.processed_bytes for line in core.inputs.values())
         return kept <= core.settings.backlog_bytes and all(line.ready for line in core.outputs.values())
 
+    @property
+    def takes_events(self) -> bool:
+        """Whether `event` gives a position now: the log is executed, and no hand-over is under way."""
+        role, core = self.role, self.core
+        return isinstance(role, Primary) and not role.stopped and core.executed == core.log.end and not core.busy
+
+    @property
+    def protected_through(self) -> int:
+        """The last log position that a crash of this primary does not undo (without a standby: what is executed)."""
+        return self.role.protected_through() if isinstance(self.role, Primary) else 0
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether it waits for an answer of somebody: `silence` is of use when none comes."""
+        return self.role is not None and self.role.outstanding()
+
     # ---- the leader's decisions -------------------------------------------------------------------------------------
 
     def on_assignment(self, assignment: Assignment) -> list[Instruction]:

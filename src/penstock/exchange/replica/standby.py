@@ -193,6 +193,10 @@ class Standby:
             self._told = ack
             core.send(Party.REPLICA, core.assignment.primary, ack)
 
+    def outstanding(self) -> bool:
+        """Whether the primary, or the leader, owes an answer."""
+        return not self.synced or self.acked < self.core.log.end or self.caught
+
     # ---- executing --------------------------------------------------------------------------------------------------
 
     def next_work(self) -> Work | None:

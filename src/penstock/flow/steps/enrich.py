@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from penstock import codec
 from penstock.errors import FlowError, StepError
 from penstock.flow.batch import Batch, Rows, as_rows
+from penstock.flow.draws import Draws
 from penstock.flow.graph import Partitioning, Step
 from penstock.flow.operator import Operator, StepContext
 
@@ -98,6 +100,9 @@ class EnrichOperator(Operator):
         self._stopping: asyncio.Task[None] | None = None
 
     def process(self, port: int, batch: Batch) -> None:
+        if self.ctx.draws is not None:
+            self._process_logged(_Calls(as_rows(batch)), self.ctx.draws)
+            return
         self.poll()
         self._wait(lambda: self._batches < WAITING_BATCHES)
         calls = _Calls(as_rows(batch))
@@ -161,6 +166,24 @@ class EnrichOperator(Operator):
             values = [value for i, value in enumerate(values) if i not in failed]
         if values:
             self.out.send(rows.derive(values, times=times))
+
+    def _process_logged(self, calls: _Calls, draws: Draws) -> None:
+        """In a replicated executor: the batch waits for its calls, and a standby gets their results from the log."""
+
+        def ask() -> list[Any]:
+            self._running_loop().call_soon_threadsafe(self._begin, calls)
+            self._wait(lambda: calls.ready() == len(calls.results))
+            failed = {
+                i: f"{type(r.error).__name__}: {r.error}" for i, r in enumerate(calls.results) if type(r) is _Failure
+            }
+            known = [None if i in failed else result for i, result in enumerate(calls.results)]
+            return [codec.pack(known), [[i, text] for i, text in failed.items()]]
+
+        known, failed = draws.draw("enrich", ask)
+        calls.results = codec.unpack(known)
+        for i, text in failed:
+            calls.results[i] = _Failure(RuntimeError(text))
+        self._emit(calls, 0, len(calls.results))
 
     def _wait(self, enough: Callable[[], bool]) -> None:
         """Pass results on until `enough()`. The deadline grows with what is pending, and starts again at every step
