@@ -26,6 +26,8 @@ from penstock.cluster.embedded import EmbeddedValkey
 from penstock.errors import ClusterError, UsageError
 
 HOST = "127.0.0.1"
+CHECKPOINTS = "checkpoints"
+"""The folder for durable checkpoints, among those of the nodes."""
 READY_TIMEOUT = 60.0
 """Seconds until every node must be ready."""
 STOP_GRACE = 15.0
@@ -69,7 +71,8 @@ class LocalCluster:
 
     Raises `UsageError` for a port in use, before anything is started, and `ClusterError` when a node does not come up
     or Redis cannot be used. `data`: where the nodes keep packages and journals, each in a folder of its own; without
-    it they go away with the cluster.
+    it they go away with the cluster. `checkpoints`: where durable checkpoints live (any fsspec URL); default: beside
+    that.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class LocalCluster:
         redis: str | None = None,
         cluster: str = "penstock",
         data: Path | None = None,
+        checkpoints: str | None = None,
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         if nodes < 1:
@@ -87,6 +91,7 @@ class LocalCluster:
         if port + nodes - 1 > 65535:
             raise UsageError(f"there are no {nodes} ports from {port} on")
         self.redis, self.cluster, self.data, self.on_progress = redis, cluster, data, on_progress
+        self.checkpoints = checkpoints
         self.valkey: EmbeddedValkey | None = None
         self.directory = Path()
         self.nodes = [NodeProcess(f"node-{i + 1}", port + i) for i in range(nodes)]
@@ -124,9 +129,15 @@ class LocalCluster:
             node.process = await self._spawn(node, node.log.fileno())
         await self._until_ready()
 
+    def _checkpoints(self) -> str:
+        if self.checkpoints is not None:
+            return store_url(self.checkpoints)
+        return str((self.directory if self.data is None else self.data.absolute()) / CHECKPOINTS)
+
     async def _spawn(self, node: NodeProcess, log: int) -> asyncio.subprocess.Process:
-        # The Redis URL may hold a password, and arguments can be seen by everybody on the machine.
-        environ = os.environ | {"PENSTOCK_REDIS": self.redis or "", "NO_COLOR": "1"}
+        # URLs may hold passwords, and arguments can be seen by everybody on the machine.
+        urls = {"PENSTOCK_REDIS": self.redis or "", "PENSTOCK_CHECKPOINTS": self._checkpoints()}
+        environ = os.environ | urls | {"NO_COLOR": "1"}
         environ.pop("PENSTOCK_TOKEN", None)
         kept = () if self.data is None else ("--data", str(self.data.absolute() / node.name))
         # Nobody can know an earlier catalogue of a Valkey that we have just started, unless the nodes have journals.
@@ -165,6 +176,11 @@ class LocalCluster:
                 node.log.close()
         if self.directory != Path():
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def store_url(text: str) -> str:
+    """A file store as somebody has named it: a URL as it is, a directory by its whole path."""
+    return text if "://" in text else os.path.abspath(text)
 
 
 async def one_ends(nodes: list[NodeProcess]) -> None:

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -67,6 +68,15 @@ def node(
         str | None,
         typer.Option("--data", metavar="DIR", help="For packages and the journal; default: in the user's data folder."),
     ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoints",
+            envvar="PENSTOCK_CHECKPOINTS",
+            metavar="URL",
+            help="Where durable checkpoints live: any fsspec URL that all nodes share, the same for all.",
+        ),
+    ] = None,
     found_after: Annotated[
         float | None,
         typer.Option(
@@ -83,11 +93,14 @@ def node(
     if role not in ROLES:
         raise UsageError(f"there is no role {role!r}", remedy=f"choose {' or '.join(ROLES)}")
     from penstock.cli.local_cluster import bind as listen
+    from penstock.cli.local_cluster import store_url
 
     named = name or f"{socket.gethostname()}-{port}"
     # A node with a `--home` is one of a cluster that lives for a while, and so does what it keeps.
     kept = Path(data) if data is not None else None if home is not None else data_folder(cluster, named)
     identity = Identity(named, address(gateway, advertise), role, slots, kept, found_after)
+    if checkpoints is not None:
+        identity = replace(identity, checkpoints=store_url(checkpoints))
     listener = listen(bind, port)  # first of all: nothing is started when the port is in use
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
@@ -111,8 +124,13 @@ def _temporary_files_in(home: str | None) -> Iterator[None]:
     try:
         yield
     finally:
+        from penstock.cli.local_cluster import CHECKPOINTS
+
         with contextlib.suppress(OSError):  # not empty: another node still uses it
-            os.rmdir(home)
+            if os.listdir(home) == [CHECKPOINTS]:  # which only nodes that are gone have used
+                shutil.rmtree(home)
+            else:
+                os.rmdir(home)
 
 
 @dataclass(frozen=True)
@@ -127,6 +145,8 @@ class Identity:
     """Where it keeps packages and its journal; `None`: they go away with it."""
     found_after: float | None
     """Seconds after which an empty Redis is a new cluster; `None`: the default."""
+    checkpoints: str | None = None
+    """Where durable checkpoints live; `None`: there are none."""
 
 
 def data_folder(cluster: str, name: str) -> Path:
@@ -184,7 +204,7 @@ def _agent(redis: str, cluster: str, identity: Identity) -> NodeAgent:
     from penstock.cluster.agent import NodeAgent
     from penstock.settings import ClusterSettings
 
-    settings = ClusterSettings(prefix=cluster)
+    settings = ClusterSettings(prefix=cluster, checkpoints=identity.checkpoints)
     if identity.found_after is not None:
         settings = msgspec.structs.replace(settings, found_after=identity.found_after)
     return NodeAgent(

@@ -39,6 +39,15 @@ def up(
             "--data", metavar="DIR", help="For packages and journals; without, they go away with the cluster."
         ),
     ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoints",
+            envvar="PENSTOCK_CHECKPOINTS",
+            metavar="URL",
+            help="Where durable checkpoints live: a directory or an fsspec URL; default: with the nodes' data.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start a cluster on this machine and keep it until Ctrl-C.
@@ -48,7 +57,9 @@ def up(
     from penstock.cli.local_cluster import LocalCluster
 
     with error_console().status("starting") as status:
-        local = LocalCluster(nodes, port, redis=redis, cluster=cluster, data=data, on_progress=status.update)
+        local = LocalCluster(
+            nodes, port, redis=redis, cluster=cluster, data=data, checkpoints=checkpoints, on_progress=status.update
+        )  # fmt: skip
         asyncio.run(_up(local, status, json))
 
 

@@ -94,6 +94,9 @@ class Places:
         self.root = root
         self._cluster = cluster
 
+    def __str__(self) -> str:
+        return "nowhere" if self.root is None else without_password(self.root)
+
     def url(self, lineage: tuple[str, ...], model: str, generation: int) -> str | None:
         """What `Load.checkpoint_url` says of a generation of a model; `None` without a store or a catalogue."""
         if self.root is None or not lineage:
@@ -110,7 +113,7 @@ class Places:
         url = self.url(lineage, model, generation)
         if url is None:
             raise CheckpointError("this node has no store for checkpoints", remedy="start it with --checkpoints URL")
-        return Place(url, flow, f"the checkpoint store at {self.root}")
+        return Place(url, flow, f"the checkpoint store at {self}")
 
     # ---- what is not needed any more: these block -----------------------------------------------------------------
 
@@ -142,6 +145,7 @@ class Place:
 
     def __init__(self, url: str, flow: str, what: str) -> None:
         self.url, self._flow = url, flow
+        self.shown = without_password(url)
         self._thread = Thread(what)
         self._store: CheckpointStore | None = None
 
@@ -160,6 +164,13 @@ class Place:
             return method(self._store, *args, **kwargs)
 
         return await self._thread.run(deadline, call)
+
+
+def without_password(url: str) -> str:
+    """A URL as it can be shown."""
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else url
 
 
 def _names(fs: Any, path: str) -> list[str]:

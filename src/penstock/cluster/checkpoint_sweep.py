@@ -31,7 +31,7 @@ class Sweeper:
     def __init__(self, places: Places, records: Records, events: EventLog, clock: Clock, request: float) -> None:
         self._places, self._records, self._events, self._clock = places, records, events, clock
         self._request = request
-        self._thread = Thread(f"the checkpoint store at {places.root}")
+        self._thread = Thread(f"the checkpoint store at {places}")
         self._swept: dict[str, Signature] = {}
         self._term = 0
         """In which everything was swept."""

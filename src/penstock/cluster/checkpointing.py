@@ -201,6 +201,7 @@ class _Keeping:
     async def _run(self) -> None:
         try:
             await self._repeatedly(self._recall)
+            self._due = float("-inf")  # the first one at once: until then there is nothing to go back to
             while True:
                 await self._until_due()
                 await self._try(self._attempt)
@@ -377,8 +378,8 @@ class _Keeping:
             if found.get(executor) != size:
                 node = plan.executors[executor].node
                 raise CheckpointError(
-                    f"the part that executor {executor} on node {node} has written is not in {self._place.url} as the "
-                    "leader sees it",
+                    f"the part that executor {executor} on node {node} has written is not in {self._place.shown} "
+                    "as the leader sees it",
                     remedy="the store (--checkpoints) has to be one place that all machines share",
                 )
 
