@@ -90,6 +90,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     leader_lease: float = 3.0
     poll: float = 1.0
     """How often a node looks at Redis even if no bell rang."""
+    silence: float = 1.0
+    """A replica whose worker says nothing for so long is replaced. Workers with replicas report several times in it."""
     worker_start: float = 20.0
     """A worker that is not ready after so long is killed."""
     request: float = 10.0

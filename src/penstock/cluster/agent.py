@@ -41,6 +41,7 @@ from penstock.cluster.neighbours import Neighbours
 from penstock.cluster.operations import Operations
 from penstock.cluster.participation import Participation
 from penstock.cluster.preparation import Preparation
+from penstock.cluster.rebalancing import Rebalancing
 from penstock.cluster.routing import Questions
 from penstock.cluster.runner import Runner
 from penstock.cluster.service import (
@@ -63,9 +64,11 @@ from penstock.cluster.service import (
     Page,
     PlacementView,
     Pushed,
+    RebalanceView,
     Unavailable,
     VersionView,
 )
+from penstock.cluster.silence import LOOKS
 from penstock.cluster.stewardship import Steward
 from penstock.cluster.store import CatalogueStore, Sight
 from penstock.cluster.verification import Verifier
@@ -119,10 +122,13 @@ class NodeAgent:
         self._events = EventLog(self._bus, name)
         self._metering = Metering(name, self._clock)
         self._held = HeldKeys()
+        self._rebalancing = Rebalancing(self._settings, self._clock, self._events)
         self._steward = Steward(self._bus, name, self._held)
         self._process = psutil.Process()
         self._view: View = EMPTY
         """The latest."""
+        self._seen_at = 0.0
+        """When it was taken, monotonic."""
         self._known_view: View = EMPTY
         """The latest but those of a Redis that has lost its memory: what runs goes on as this one says."""
         self._woken = asyncio.Event()
@@ -161,6 +167,7 @@ class NodeAgent:
                 ("election", self._election.run()),
                 ("reconcile", self._reconcile()),
                 ("metrics", self._publish()),
+                ("silence", self._listen()),
                 ("tidy", self._tidy()),
             )
         ]
@@ -263,7 +270,7 @@ class NodeAgent:
         self._wake()
 
     def _take_in(self, sight: Sight) -> None:
-        self._view = view_of(sight, self._preparation.describe)
+        self._view, self._seen_at = view_of(sight, self._preparation.describe), self._clock.monotonic()
         if self._view.lineage or not self._known_view.lineage:
             self._known_view = self._view
 
@@ -275,7 +282,7 @@ class NodeAgent:
     async def _reconcile(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.poll):
+                async with asyncio.timeout(self._patience()):
                     await self._woken.wait()
             self._woken.clear()
             try:
@@ -287,22 +294,29 @@ class NodeAgent:
                 self._problem = error.message if isinstance(error, PenstockError) else bug
                 self._events.say("node.problem", self._problem, level="error")
 
+    def _patience(self) -> float:
+        """Until something has to be looked at again, if nobody rings."""
+        poll, at = self._settings.poll, self._steward.again_at
+        return poll if at is None else min(poll, max(0.01, at - self._redis_time()))
+
+    def _redis_time(self) -> float:
+        """As far as it is known here, in seconds."""
+        return self._view.now + self._clock.monotonic() - self._seen_at
+
     async def _step(self) -> None:
         """Decide, converge, report."""
-        view, changed = self._view, False
+        view = self._view
         self._keeper.look(view, self._election.term)
         if not self._participation.trusted:
             return
         if term := self._election.term:
             may_judge = self._participation.may_judge()
-            changed = await self._steward.act(view, term, may_judge)
+            await self._steward.act(msgspec.structs.replace(view, now=self._redis_time()), term, may_judge)
             if may_judge:
                 await self._forget_dead()
         self._runner.apply(view.lineage, view.models)
-        told = await self._runner.flush()
+        await self._runner.flush()
         await self._events.flush()
-        if told or changed:
-            await self._bus.ring()  # this node hears it as well
         self._problem = ""
 
     async def _forget_dead(self) -> None:
@@ -316,6 +330,12 @@ class NodeAgent:
                 await self._store.forget(node, store.members.get(node, 0))
                 with contextlib.suppress(BusDown):
                     await self._bus.command("DEL", self._bus.key("metrics", node))
+
+    async def _listen(self) -> None:
+        """Notice workers that say nothing."""
+        while True:
+            self._runner.look_for_silence()
+            await asyncio.sleep(self._settings.silence / LOOKS)
 
     async def _tidy(self) -> None:
         """Keep the catalogue in Redis small, and the disk."""
@@ -346,6 +366,7 @@ class NodeAgent:
             with contextlib.suppress(ClusterError):
                 self._metrics = await exchange_metrics(self._bus, own, sorted(self._view.members))
                 self._held.learn(self._metrics.values(), self._view.models)
+                await self._rebalancing.look(self._view, self._metrics, bool(self._election.term))
             await asyncio.sleep(min(1.0, self._settings.poll))
 
     # ---- what other nodes ask ---------------------------------------------------------------------------------------
@@ -398,7 +419,7 @@ class NodeAgent:
 
     async def nodes(self) -> list[NodeView]:
         """See `NodeService`."""
-        return presentation.node_views(await self._fresh(), self._metrics)
+        return self._rebalancing.nodes(presentation.node_views(await self._fresh(), self._metrics))
 
     async def models(self) -> list[ModelView]:
         """See `NodeService`."""
@@ -411,7 +432,8 @@ class NodeAgent:
         state = view.models.get(name)
         if state is None or not state.entry.digest:
             raise NotFound(f"there is no model {name!r}", remedy="penstock model list shows those that there are")
-        return presentation.model_view(state, self._metrics.values(), self._preparation.manifest(state.entry.digest))
+        manifest = self._preparation.manifest(state.entry.digest)
+        return self._rebalancing.model(presentation.model_view(state, self._metrics.values(), manifest))
 
     async def model(self, name: str) -> ModelView:
         """See `NodeService`."""
@@ -423,13 +445,22 @@ class NodeAgent:
         view = await self._fresh()
         if name not in view.models:
             raise NotFound(f"there is no model {name!r}")
-        return presentation.placement_view(view.models[name], self._metrics.values())
+        placed = presentation.placement_view(view.models[name], self._metrics.values())
+        return self._rebalancing.placement(placed, view)
+
+    async def rebalance(
+        self, *, dry_run: bool = False, strategy: str | None = None, model: str | None = None
+    ) -> RebalanceView:
+        """See `NodeService`."""
+        name = None if model is None else full_name(model)
+        view = await self._fresh()
+        return await self._rebalancing.rebalance(view, dry_run=dry_run, strategy=strategy, model=name)
 
     async def metrics(self) -> MetricsView:
         """See `NodeService`."""
         view, parts = self._view, list(self._metrics.values())
         return MetricsView(
-            nodes=presentation.node_views(view, self._metrics),
+            nodes=self._rebalancing.nodes(presentation.node_views(view, self._metrics)),
             models=self._models(view),
             channels={name: presentation.channel_views(state, parts) for name, state in sorted(view.models.items())},
         )

@@ -11,107 +11,23 @@ happens; what it has asked for is part of the next question (`Host.phase`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
 
+from penstock.cluster import seating
+from penstock.cluster.hosting import (
+    Action,
+    ConnectModel,
+    Forget,
+    Here,
+    Host,
+    LoadModel,
+    Phase,
+    ReportConnected,
+    StartModel,
+    StopModel,
+)
 from penstock.cluster.plan import Assigned, ModelState, Plan, reachable
 from penstock.worker.messages import Epoch
-
-Pool: TypeAlias = tuple[str, str]
-"""(group, environment): models of one pool share worker processes."""
-
-
-class Phase(Enum):
-    """How far a model is in one worker."""
-
-    LOADING = "loading"
-    LOADED = "loaded"
-    STARTED = "started"
-    STOPPING = "stopping"
-
-
-@dataclass(frozen=True)
-class Host:
-    """Executors of a model in one worker of this node: they came with one `Load` and go together."""
-
-    worker: int
-    model: str
-    epoch: Epoch
-    executors: frozenset[str]
-    phase: Phase
-    connected: int = 0
-    """The latest plan revision whose endpoints were sent to the worker."""
-
-
-@dataclass(frozen=True)
-class LoadModel:
-    """Load executors; `worker` None: in another worker than the present ones."""
-
-    model: str
-    epoch: Epoch
-    executors: tuple[str, ...]
-    worker: int | None
-
-
-@dataclass(frozen=True)
-class StopModel:
-    """Drop the model's executors in a worker."""
-
-    worker: int
-    model: str
-
-
-@dataclass(frozen=True)
-class ConnectModel:
-    """Tell a worker where the executors are."""
-
-    worker: int
-    model: str
-    revision: int
-
-
-@dataclass(frozen=True)
-class StartModel:
-    """Open the gates in a worker."""
-
-    worker: int
-    model: str
-
-
-@dataclass(frozen=True)
-class ReportConnected:
-    """Every worker of this node knows the endpoints of this revision."""
-
-    model: str
-    revision: int
-
-
-@dataclass(frozen=True)
-class Forget:
-    """Nothing of these executors is here any more."""
-
-    model: str
-    executors: tuple[str, ...]
-
-
-Action: TypeAlias = LoadModel | StopModel | ConnectModel | StartModel | ReportConnected | Forget
-
-
-@dataclass(frozen=True)
-class Here:
-    """This node, as `converge` needs to know it."""
-
-    node: str
-    incarnation: int
-    hosts: Sequence[Host]
-    pools: Mapping[int, Pool]
-    """Running workers -> the pool that they belong to."""
-    homes: Mapping[str, Pool]
-    """Models -> the pool whose workers may hold them."""
-    attempted: Collection[tuple[str, str, Epoch]] = ()
-    """(model, executor, epoch) that were loaded here before."""
 
 
 def converge(here: Here, models: Mapping[str, ModelState]) -> list[Action]:
@@ -125,21 +41,26 @@ def converge(here: Here, models: Mapping[str, ModelState]) -> list[Action]:
 
 def _model(here: Here, name: str, state: ModelState | None, taken: set[int]) -> list[Action]:
     plan = state.plan if state is not None else None
+    actions: list[Action]
     mine: dict[str, Assigned] = {}
     if plan is not None:
         mine = {
             executor: assigned
-            for executor, assigned in plan.executors.items()
+            for executor, assigned in plan.seats.items()
             if (assigned.node, assigned.incarnation) == (here.node, here.incarnation)
         }
     hosts = [host for host in here.hosts if host.model == name]
+    covered = {executor for host in hosts for executor in host.executors}
+    missing = {e: a for e, a in mine.items() if e not in covered}
+    if plan is not None and state is not None and plan.replicated:
+        actions = seating.unload(plan, mine, hosts) + _forget(here, name, state, mine, hosts)
+        return actions + list(_loads(here, plan, missing, taken)) + seating.connect(here, plan, state, hosts)
     wrong = [host for host in hosts if host.phase is Phase.STOPPING or not _wanted(host, mine)]
-    actions: list[Action] = [StopModel(h.worker, name) for h in wrong if h.phase is not Phase.STOPPING]
+    actions = [StopModel(h.worker, name) for h in wrong if h.phase is not Phase.STOPPING]
     actions += _forget(here, name, state, mine, hosts)
     if wrong or plan is None or state is None:
         return actions
-    covered = {executor for host in hosts for executor in host.executors}
-    loads = _loads(here, plan, {e: a for e, a in mine.items() if e not in covered}, taken)
+    loads = _loads(here, plan, missing, taken)
     if loads:
         return actions + list(loads)
     return actions + (_connect(here, plan, state, hosts, covered >= mine.keys()) if mine else [])
@@ -186,7 +107,7 @@ def _loads(here: Here, plan: Plan, missing: Mapping[str, Assigned], taken: set[i
 
 
 def _connect(here: Here, plan: Plan, state: ModelState, hosts: Sequence[Host], complete: bool) -> list[Action]:
-    if not reachable(plan, dict(state.run)) or not complete:
+    if not reachable(plan, state.run) or not complete:
         return []
     actions: list[Action] = [
         ConnectModel(host.worker, plan.model, plan.revision)

@@ -16,7 +16,8 @@ import msgspec
 from penstock.cluster.event_log import EventLog
 from penstock.cluster.library import Library
 from penstock.cluster.neighbours import Neighbours
-from penstock.cluster.runner import Place, Runner
+from penstock.cluster.hosted import Place
+from penstock.cluster.runner import Runner
 from penstock.cluster.store import Sight
 from penstock.cluster.transaction.records import Entry, Kind, Phase, State, Store, Tx
 from penstock.cluster.verification import Verifier

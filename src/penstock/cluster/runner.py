@@ -8,90 +8,67 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
 
 from penstock.clock import Clock
+from penstock.cluster import orders
 from penstock.cluster.bus import Bus
 from penstock.cluster.checkpoint_parts import Parts
 from penstock.cluster.checkpoint_places import Places, kept
-from penstock.cluster.converge import (
+from penstock.cluster.converge import converge
+from penstock.cluster.event_log import SAID, EventLog
+from penstock.cluster.hosted import Hosted, Pending, Place, with_report
+from penstock.cluster.hosting import (
     ConnectModel,
     Forget,
+    HandOver,
     Here,
-    Host,
     LoadModel,
     Phase,
     Pool,
+    ReleaseReplicas,
     ReportConnected,
     StartModel,
     StopModel,
-    converge,
 )
-from penstock.cluster.event_log import SAID, EventLog
 from penstock.cluster.metrics import Metering
-from penstock.cluster.plan import GONE, ModelState, Plan, RunEntry, executor_id
+from penstock.cluster.plan import GONE, SILENT, ModelState, Plan, RunEntry, executor_id, executor_of
+from penstock.cluster.silence import Silence
 from penstock.cluster.workers import Workers
-from penstock.model.environment import Environment
 from penstock.settings import RunSettings
 from penstock.worker.messages import (
+    Alarmed,
     Checkpointed,
     CheckpointFailed,
     Collected,
-    Connect,
     Epoch,
     Failed,
     Finished,
-    Load,
+    Handover,
     Loaded,
     Log,
     Message,
     Metrics,
+    Promoted,
+    Release,
+    Released,
+    Reported,
+    Retired,
     Running,
     Start,
     Stop,
     Stopped,
 )
 
+_HAND_OVER_AGAIN = 1.0
+"""Seconds after which a primary is told once more to hand over."""
 _LOOK_AGAIN = 0.1
 """Seconds between two looks at a model that is being stopped."""
 RESULTS_KEPT = 1000
 """Records of a `collect` sink that a node remembers, per step."""
-
-
-@dataclass(eq=False)
-class _Hosted:
-    worker: int
-    model: str
-    epoch: Epoch
-    executors: frozenset[str]
-    since: float
-    """When its phase began, monotonic."""
-    phase: Phase = Phase.LOADING
-    connected: int = 0
-
-    def host(self) -> Host:
-        return Host(self.worker, self.model, self.epoch, self.executors, self.phase, self.connected)
-
-
-@dataclass
-class _Pending:
-    """What Redis has not been told yet about one model."""
-
-    executors: dict[str, RunEntry | None] = field(default_factory=dict)
-    connected: int = 0
-    lost: int | None = None
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a model's code is on this node."""
-
-    target: str
-    """What `Load.target` says."""
-    environment: Environment
 
 
 class Runner:
@@ -117,11 +94,11 @@ class Runner:
         self.parts = Parts(node, self)
         self.incarnation = 0
         """0: not a member; nothing may run."""
-        self._hosts: dict[tuple[int, str], _Hosted] = {}
+        self._hosts: dict[tuple[int, str], Hosted] = {}
         self._entries: dict[tuple[str, str], RunEntry] = {}
         """(model, executor) -> the latest report of this incarnation."""
         self._attempted: set[tuple[str, str, Epoch]] = set()
-        self._pending: dict[str, _Pending] = {}
+        self._pending: dict[str, Pending] = {}
         self._told_lost: dict[str, int] = {}
         self._models: Mapping[str, ModelState] = {}
         self._allowed: dict[str, int] = {}
@@ -132,13 +109,19 @@ class Runner:
         self._removed = asyncio.Event()
         """Some model is gone from some worker."""
         self._results: dict[tuple[str, str], deque[Any]] = {}
+        self._silence = Silence(bus.settings.silence)
+        self.refused = 0
+        """Plans that were older than the one that is carried out here."""
 
     # ---- for others -------------------------------------------------------------------------------------------------
 
     def worker_of(self, model: str, executor: str) -> int | None:
-        """The worker that runs an executor here."""
+        """The worker that runs an executor here; with replicas, its primary."""
+        plan = self.plan_of(model)
+        record = None if plan is None else plan.records.get(executor)
+        place = executor if record is None else record.primary
         for host in self._hosts.values():
-            if host.model == model and executor in host.executors and host.phase in (Phase.LOADED, Phase.STARTED):
+            if host.model == model and place in host.executors and host.up:
                 return host.worker
         return None
 
@@ -148,8 +131,7 @@ class Runner:
 
     def holding(self, model: str) -> list[int]:
         """See `checkpoint_parts.Hosting`, as for the next two."""
-        phases = (Phase.LOADED, Phase.STARTED)
-        return sorted(h.worker for h in self._hosts.values() if h.model == model and h.phase in phases)
+        return sorted(h.worker for h in self._hosts.values() if h.model == model and h.up)
 
     def plan_of(self, model: str) -> Plan | None:
         """The plan that is carried out here."""
@@ -219,7 +201,7 @@ class Runner:
         models = {name: self._permitted(state) for name, state in seen.items()}
         for hosted in self._hosts.values():
             if _number_again(self._models.get(hosted.model), models.get(hosted.model)):
-                hosted.connected = 0
+                hosted.connected = hosted.knows = 0
         self._models = models
         self._expire()
         places = {name: self._place(state.plan.digest) for name, state in models.items() if state.plan is not None}
@@ -239,8 +221,12 @@ class Runner:
                     self._stop(self._hosts[action.worker, action.model])
                 case ConnectModel():
                     self._connect(action, models[action.model])
+                case ReleaseReplicas():
+                    self._release(self._hosts[action.worker, action.model], action.replicas)
                 case StartModel():
                     self.workers.post(action.worker, Start(action.model))
+                case HandOver():
+                    self._hand_over(action)
                 case ReportConnected():
                     self._pending_of(action.model).connected = action.revision
                 case Forget():
@@ -281,22 +267,13 @@ class Runner:
         assert place is not None
         group = action.model.partition("/")[0]
         worker = action.worker if action.worker is not None else self.workers.acquire(group, place.environment)
-        hosted = _Hosted(worker, action.model, action.epoch, frozenset(action.executors), since=self._clock.monotonic())
+        hosted = Hosted(worker, action.model, action.epoch, frozenset(action.executors), since=self._clock.monotonic())
         self._hosts[worker, action.model] = hosted
         self._attempted |= {(action.model, executor, action.epoch) for executor in action.executors}
+        silence, url = self._bus.settings.silence, self.checkpoint_url(action.model, plan.generation)
         self.workers.post(
             worker,
-            Load(
-                model=action.model,
-                target=place.target,
-                number=plan.number,
-                epoch=action.epoch,
-                executors=[executor_id(name) for name in action.executors],
-                counts=plan.counts,
-                config=plan.config,
-                settings=self._settings,
-                checkpoint_url=self.checkpoint_url(action.model, plan.generation),
-            ),
+            orders.load(plan, action.executors, action.epoch, place.target, self._settings, silence, url),
         )
 
     def checkpoint_url(self, model: str, generation: int) -> str | None:
@@ -306,22 +283,30 @@ class Runner:
         return self.places.url(self._lineage, model, generation)
 
     def _connect(self, action: ConnectModel, state: ModelState) -> None:
-        assert state.plan is not None
-        self._hosts[action.worker, action.model].connected = action.revision
-        run = {name: state.run[name] for name in state.plan.executors}
-        self.workers.post(
-            action.worker,
-            Connect(
-                model=action.model,
-                endpoints={name: entry.endpoint for name, entry in run.items()},
-                epochs={name: entry.epoch for name, entry in run.items()},
-                server_keys={entry.endpoint: entry.server_key for entry in run.values() if entry.server_key},
-            ),
-        )
+        hosted = self._hosts[action.worker, action.model]
+        hosted.connected = action.revision
+        if action.complete:
+            hosted.knows = action.revision
+        self.workers.post(action.worker, orders.connect(state))
 
-    def _stop(self, hosted: _Hosted) -> None:
+    def _release(self, hosted: Hosted, replicas: tuple[str, ...]) -> None:
+        new = [name for name in replicas if name in hosted.executors and name not in hosted.releasing]
+        if new:
+            hosted.releasing |= set(new)
+            executors = [executor_id(executor_of(name)) for name in new]
+            self.workers.post(hosted.worker, Release(hosted.model, executors))
+
+    def _hand_over(self, action: HandOver) -> None:
+        hosted, now = self._hosts[action.worker, action.model], self._clock.monotonic()
+        if now >= hosted.handed.get(action.standby, 0.0) + _HAND_OVER_AGAIN:
+            hosted.handed[action.standby] = now
+            self.workers.post(action.worker, Handover(action.model, executor_id(action.executor), action.standby))
+
+    def _stop(self, hosted: Hosted) -> None:
         hosted.phase, hosted.since = Phase.STOPPING, self._clock.monotonic()
         self.workers.post(hosted.worker, Stop(hosted.model))
+        if hosted.worker in self._silence.silent:
+            self.workers.kill(hosted.worker)
 
     def _expire(self) -> None:
         """Workers that do not answer in time are killed; what follows is the same as when they die."""
@@ -351,6 +336,8 @@ class Runner:
 
     def on_message(self, worker: int, message: Message) -> None:
         """See `WorkerEvents`."""
+        if self._silence.heard(worker, self._clock.monotonic()):
+            self._speaks(worker, "running")
         model = getattr(message, "model", "")
         hosted = self._hosts.get((worker, model))
         if hosted is None:
@@ -373,7 +360,21 @@ class Runner:
             case Running():
                 self._advance(hosted, Phase.LOADED, Phase.STARTED, "running")
             case Finished():
-                self._entry(hosted, str(message.executor), "finished")
+                if (finished := hosted.place(str(message.executor))) is not None:
+                    self._entry(hosted, finished, "finished")
+            case Reported():
+                self._reported(message)
+            case Promoted():
+                text = f"executor {message.executor} of {model} goes on on node {self._node} after "
+                text += f"{message.pause * 1000:,.0f} ms"
+                self._events.say("executor.promoted", text, model=model)
+            case Alarmed():
+                text = f"executor {message.executor} of {model}: {message.text}"
+                self._events.say("executor.alarm", text, model=model, level="error")
+            case Retired():
+                self._release(hosted, (message.replica,))
+            case Released():
+                self._released(hosted, message)
             case Failed():
                 self._failed(hosted, message)
             case Stopped():
@@ -390,7 +391,48 @@ class Runner:
         self._metering.gone(worker)
         self._wake()
 
-    def _advance(self, hosted: _Hosted, before: Phase, after: Phase, state: str) -> None:
+    def look_for_silence(self) -> None:
+        """Replicas whose workers say nothing: the leader has to know, others can take over. To be called
+        `silence.LOOKS` times in `ClusterSettings.silence`."""
+        now = self._clock.monotonic()
+        watched = {
+            hosted.worker
+            for hosted in self._hosts.values()
+            if hosted.phase is Phase.STARTED and self._replicated(hosted)
+        }
+        for worker in self._silence.look(watched, now):
+            self._speaks(worker, SILENT)
+            self._wake()
+        for worker, since in self._silence.silent.items():
+            if now > since + self._bus.settings.request:
+                self.workers.kill(worker)
+
+    def _replicated(self, hosted: Hosted) -> bool:
+        plan = self.plan_of(hosted.model)
+        return plan is not None and plan.replicated
+
+    def _speaks(self, worker: int, state: str) -> None:
+        """All replicas of a worker are silent, or are so no longer."""
+        for hosted in self._hosts.values():
+            for place in hosted.executors if hosted.worker == worker else ():
+                known = self._entries.get((hosted.model, place))
+                if known is not None and known.state in ("running", SILENT) and self._replicated(hosted):
+                    self._entry(hosted, place, state)
+
+    def _reported(self, message: Reported) -> None:
+        known = self._entries.get((message.model, message.replica))
+        if known is not None and message.report not in known.reports:
+            reports = with_report(known.reports, message.report)
+            self._say(message.model, message.replica, msgspec.structs.replace(known, reports=reports))
+
+    def _released(self, hosted: Hosted, message: Released) -> None:
+        gone = {name for name in hosted.releasing if executor_id(executor_of(name)) in message.executors}
+        hosted.executors, hosted.releasing = hosted.executors - gone, hosted.releasing - gone
+        self._vacated(hosted, gone, "it was replaced")
+        if not hosted.executors:
+            self._remove(hosted, "it was stopped here")
+
+    def _advance(self, hosted: Hosted, before: Phase, after: Phase, state: str) -> None:
         if hosted.phase is not before:
             return
         hosted.phase, hosted.since = after, self._clock.monotonic()
@@ -399,7 +441,7 @@ class Runner:
             if known is None or known.epoch != hosted.epoch or known.state != "finished":
                 self._entry(hosted, executor, state)
 
-    def _failed(self, hosted: _Hosted, message: Failed) -> None:
+    def _failed(self, hosted: Hosted, message: Failed) -> None:
         text = message.error if not message.trace else f"{message.error}\n{message.trace}"
         self._events.say("model.log", text, model=hosted.model, level="error", stream=SAID)
         if hosted.phase is not Phase.STOPPING:
@@ -408,34 +450,36 @@ class Runner:
                 self._entry(hosted, executor, "failed", message.error, message.kind, loading)
             self._stop(hosted)
 
-    def _remove(self, hosted: _Hosted, reason: str) -> None:
+    def _remove(self, hosted: Hosted, reason: str) -> None:
         """The executors of `hosted` are gone. If the plan still wants them, the leader has to know."""
         del self._hosts[hosted.worker, hosted.model]
         self.parts.gone(hosted.worker, hosted.model, hosted.executors)
         self._removed.set()
-        state = self._models.get(hosted.model)
-        plan = state.plan if state is not None else None
-        for executor in hosted.executors:
-            assigned = plan.executors.get(executor) if plan is not None else None
-            if assigned is None or assigned.epoch != hosted.epoch:
-                self._say(hosted.model, executor, None)
-                continue
-            known = self._entries.get((hosted.model, executor))
-            if known is None or known.epoch != hosted.epoch or known.state not in GONE:
-                self._entry(hosted, executor, "lost", reason, "WorkerError")
+        self._vacated(hosted, hosted.executors, reason)
         self._metering.unloaded(hosted.worker, hosted.model)
         if not any(worker == hosted.worker for worker, _ in self._hosts):
             self.workers.release(hosted.worker)
 
+    def _vacated(self, hosted: Hosted, places: Collection[str], reason: str) -> None:
+        plan = self.plan_of(hosted.model)
+        for place in places:
+            assigned = plan.seats.get(place) if plan is not None else None
+            known = self._entries.get((hosted.model, place))
+            if assigned is None or assigned.epoch != hosted.epoch:
+                self._say(hosted.model, place, None)
+            elif known is None or known.epoch != hosted.epoch or known.state not in GONE:
+                self._entry(hosted, place, "lost", reason, "WorkerError")
+
     # ---- telling Redis ----------------------------------------------------------------------------------------------
 
-    def _pending_of(self, model: str) -> _Pending:
-        return self._pending.setdefault(model, _Pending())
+    def _pending_of(self, model: str) -> Pending:
+        return self._pending.setdefault(model, Pending())
 
     def _entry(
-        self, hosted: _Hosted, executor: str, state: str, error: str = "", kind: str = "", loading: bool = False
+        self, hosted: Hosted, executor: str, state: str, error: str = "", kind: str = "", loading: bool = False
     ) -> None:
         handle = self.workers.handle(hosted.worker)
+        known = self._entries.get((hosted.model, executor))
         entry = RunEntry(
             epoch=hosted.epoch,
             node=self._node,
@@ -447,7 +491,8 @@ class Runner:
             error=error,
             kind=kind,
             loading=loading,
-            keys=self._metering.keys(hosted.worker, hosted.model, executor) if state in GONE else 0,
+            keys=self._metering.keys(hosted.worker, hosted.model, executor_of(executor)) if state in GONE else 0,
+            reports=known.reports if known is not None and known.epoch == hosted.epoch else [],
         )
         self._say(hosted.model, executor, entry)
 
@@ -479,29 +524,29 @@ class Runner:
 
     async def _bring_back(self, model: str, plan: Plan) -> bool:
         """Put a plan that runs here into Redis again, unless there is a later one."""
-        names = ("members", "models", f"plan:{model}", "counters", "rev", "log")
+        names = ("members", "models", f"plan:{model}", "counters", "rev", "log", "bell")
         code = await self._bus.script(
             "plan_restore",
             [self._bus.key(name) for name in names],
             [
                 self._node, self.incarnation, model, plan.generation, plan.revision, msgspec.json.encode(plan),
-                _latest(plan).term,
+                plan.latest.term,
             ],
         )  # fmt: skip
         return int(code) > 0
 
-    def _merge(self, model: str, older: _Pending) -> None:
+    def _merge(self, model: str, older: Pending) -> None:
         newer = self._pending_of(model)
         newer.executors = older.executors | newer.executors
         newer.connected = max(older.connected, newer.connected)
         newer.lost = newer.lost if newer.lost is not None else older.lost
 
-    async def _tell(self, model: str, pending: _Pending) -> bool:
+    async def _tell(self, model: str, pending: Pending) -> bool:
         """Whether Redis has taken it; it does so from members alone."""
         flat: list[str | bytes] = []
         for executor, entry in pending.executors.items():
             flat += [executor, "" if entry is None else msgspec.json.encode(entry)]
-        names = ("members", f"run:{model}", f"connected:{model}", f"lost:{model}", f"plan:{model}", "rev")
+        names = ("members", f"run:{model}", f"connected:{model}", f"lost:{model}", f"plan:{model}", "rev", "bell")
         code = await self._bus.script(
             "report",
             [self._bus.key(name) for name in names],
@@ -520,14 +565,10 @@ def _pool(model: str, place: Place) -> Pool:
     return model.partition("/")[0], place.environment.key
 
 
-def _latest(plan: Plan) -> Epoch:
-    return max(assigned.epoch for assigned in plan.executors.values())
-
-
 def _earlier(plan: Plan, running: Plan) -> bool:
     """Whether a plan for the same generation was made before the one that runs. Revisions do not tell: when Redis has
     lost its memory, so that a new leader counts anew."""
-    return plan.generation == running.generation and _latest(plan) < _latest(running)
+    return plan.generation == running.generation and plan.latest < running.latest
 
 
 def _number_again(before: ModelState | None, after: ModelState | None) -> bool:

@@ -77,14 +77,14 @@ class Steward:
                     ],
                 )  # fmt: skip
             case DropPlan():
-                names = ("leader", f"plan:{name}", f"connected:{name}", f"lost:{name}", "rev", f"moves:{name}")
+                names = ("leader", f"plan:{name}", f"connected:{name}", f"lost:{name}", "rev", f"moves:{name}", "bell")
                 code = await self._bus.script("plan_drop", self._keys(*names), [self._node, term])
             case GiveUp(error=error):
-                keys = self._keys("leader", "models", f"failed:{name}", "rev", "log")
+                keys = self._keys("leader", "models", f"failed:{name}", "rev", "log", "bell")
                 failure = msgspec.json.encode(Failure(generation, error))
                 code = await self._bus.script("give_up", keys, [self._node, term, name, generation, failure, error])
             case Sweep(executors=executors):
-                keys = self._keys("leader", f"run:{name}", "members", "rev")
+                keys = self._keys("leader", f"run:{name}", "members", "rev", "bell")
                 code = await self._bus.script("sweep", keys, [self._node, term, self._bus.key("node:"), *executors])
         self.refused += int(code) <= 0
         return int(code) > 0

@@ -59,13 +59,14 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     connected: Mapping[str, str] = {}
     lost: Mapping[str, str] = {}
     failed: str = ""
+    moves: Mapping[str, str] = {}
     counter: int = 0
     """The highest plan revision that there has been."""
 
     @property
     def empty(self) -> bool:
         """Whether nothing is planned, runs, or is left to tell."""
-        return not (self.plan or self.run or self.connected or self.lost or self.failed)
+        return not (self.plan or self.run or self.connected or self.lost or self.failed or self.moves)
 
 
 class Sight(msgspec.Struct, frozen=True, kw_only=True):
@@ -401,13 +402,14 @@ def _runtime(parts: list[Any]) -> dict[str, Runtime]:
     counters, *models = parts
     highest = {name: int(counter) for name, counter in _pairs(counters).items()}
     found = {}
-    for name, plan, run, connected, lost, failed in models:
+    for name, plan, run, connected, lost, failed, moves in models:
         found[name] = Runtime(
             plan=plan,
             run=_pairs(run),
             connected=_pairs(connected),
             lost=_pairs(lost),
             failed=failed,
+            moves=_pairs(moves),
             counter=highest.get(name, 0),
         )
     return found

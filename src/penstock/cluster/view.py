@@ -11,7 +11,18 @@ import msgspec
 
 from penstock.cluster.checkpoint_record import CheckpointRecord
 from penstock.cluster.checkpoint_record import decoded as checkpoint_record
-from penstock.cluster.plan import Failure, Lives, ModelEntry, ModelState, Plan, RunEntry
+from penstock.cluster.plan import (
+    Assigned,
+    Failure,
+    Lives,
+    ModelEntry,
+    ModelState,
+    Move,
+    Plan,
+    RunEntry,
+    executor_id,
+    executor_of,
+)
 from penstock.cluster.store import Runtime, Sight
 from penstock.cluster.transaction.records import Entry, State
 from penstock.flow.graph import Topology
@@ -74,15 +85,15 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     def awaited(self, plan: Plan, may_judge: bool) -> bool:
         """Whether the plan has a part for a node that runs it and is not a member again yet."""
         there = {m.id: m.incarnation for m in self.returning.values() if m.live or not may_judge}
-        return any(there.get(a.node) == a.incarnation for a in plan.executors.values())
+        return any(there.get(a.node) == a.incarnation for a in plan.seats.values())
 
     def placed(self, but: str = "") -> dict[ExecutorKey, str]:
-        """Every planned executor of all models but one -> its node."""
+        """Every planned executor of all models but one -> its node. A standby counts as an executor of its own."""
         return {
-            ExecutorKey(name, *(int(part) for part in executor.split("."))): assigned.node
+            key: assigned.node
             for name, state in self.models.items()
             if state.plan is not None and name != but
-            for executor, assigned in state.plan.executors.items()
+            for key, assigned in _placed(state.plan).items()
         }
 
     def numbers(self, but: str = "") -> set[int]:
@@ -149,10 +160,20 @@ def state_of(
         run={name: _run(text) for name, text in known.run.items()},
         connected={node: int(revision) for node, revision in known.connected.items()},
         lost={node: int(count) for node, count in known.lost.items()},
+        moves={executor: _move(text) for executor, text in known.moves.items()},
         checkpoint=(durable.number or None) if durable is not None else None,
         durable=durable,
         plan_sha=_sha(known.plan) if known.plan else "",
     )
+
+
+def _placed(plan: Plan) -> dict[ExecutorKey, Assigned]:
+    placed = {}
+    for place, assigned in plan.seats.items():
+        executor = executor_id(executor_of(place))
+        primary = plan.seat(str(executor)) == place
+        placed[ExecutorKey(plan.model if primary else place, executor.stage, executor.index)] = assigned
+    return placed
 
 
 def _lives(member: Member) -> Lives:
@@ -177,6 +198,11 @@ def _sha(text: str) -> str:
 @lru_cache(maxsize=16384)
 def _run(text: str) -> RunEntry:
     return msgspec.json.decode(text, type=RunEntry)
+
+
+@lru_cache(maxsize=1024)
+def _move(text: str) -> Move:
+    return msgspec.json.decode(text, type=Move)
 
 
 @lru_cache(maxsize=1024)

@@ -62,6 +62,7 @@ if stamp == '' or stamp ~= ARGV[4] then
       redis.call('HGETALL', at('connected:' .. name)),
       redis.call('HGETALL', at('lost:' .. name)),
       redis.call('GET', at('failed:' .. name)) or '',
+      redis.call('HGETALL', at('moves:' .. name)),
     }
   end
 end

@@ -1,5 +1,5 @@
 -- A node that runs executors by a plan which Redis has lost, or instead of which it has an earlier one, brings it back.
--- KEYS: members, models, plan:<name>, counters, rev, log
+-- KEYS: members, models, plan:<name>, counters, rev, log, bell (a channel)
 -- ARGV: node, incarnation, name, generation that the plan serves, revision, plan (JSON), its highest term
 -- Returns 1; 0 when there is a later plan, or was one, the model has changed, or this incarnation is no longer a member.
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
@@ -26,6 +26,7 @@ end
 redis.call('HSET', KEYS[4], ARGV[3], ARGV[5])
 redis.call('SET', KEYS[3], ARGV[6])
 redis.call('INCR', KEYS[5])
+redis.call('PUBLISH', KEYS[7], '1')
 redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, '*', 'kind', 'plan.restored', 'node', ARGV[1], 'model', ARGV[3],
   'text', 'node ' .. ARGV[1] .. ' brought back the plan of ' .. ARGV[3], 'level', 'info')
 return 1

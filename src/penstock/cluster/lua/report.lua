@@ -1,4 +1,4 @@
--- An agent tells what it runs of a model. KEYS: members, run:<name>, connected:<name>, lost:<name>, plan:<name>, rev
+-- An agent tells what it runs of a model. KEYS: members, run:<name>, connected:<name>, lost:<name>, plan:<name>, rev, bell (a channel)
 -- ARGV: node, incarnation, connected revision ('' = unchanged), records lost ('' = unchanged),
 --       then executor, report (JSON; '' = nothing runs any more) ...
 -- Returns 1, or 0 when this incarnation is no longer a member.
@@ -31,4 +31,5 @@ if redis.call('EXISTS', KEYS[5]) == 1 then
   end
 end
 redis.call('INCR', KEYS[6])
+redis.call('PUBLISH', KEYS[7], '1')
 return 1

@@ -1,4 +1,4 @@
--- The leader removes reports of nodes that are gone. KEYS: leader, run:<name>, members, rev
+-- The leader removes reports of nodes that are gone. KEYS: leader, run:<name>, members, rev, bell (a channel)
 -- ARGV: leader's id, term, prefix of lease keys, executors ...
 -- Returns how many, or -1 when the caller does not lead.
 if redis.call('HGET', KEYS[1], 'node') ~= ARGV[1] or redis.call('HGET', KEYS[1], 'term') ~= ARGV[2] then
@@ -17,5 +17,6 @@ for i = 4, #ARGV do
 end
 if removed > 0 then
   redis.call('INCR', KEYS[4])
+  redis.call('PUBLISH', KEYS[5], '1')
 end
 return removed
