@@ -165,6 +165,42 @@ def test_placement(cluster, online):
     assert cluster("placement", "none").exit_code == 1
 
 
+def test_placement_draws_nodes_workers_executors_and_edges(cluster, online):
+    text = cluster("placement").stdout
+    for part in (
+        "node-1  leader, cpu 0.00 of 2 cores", "default/words 0.0  in count", "0.0 > 1.0  node-1 > node-2  3.4 kB/s",
+        "████", "now 50%, 1 kB/s between nodes, latency about 2.1 ms", "0.0: cannot be moved, it does not run yet",
+    ):  # fmt: skip
+        assert part in text
+    assert "#in flight" not in text
+    assert "in flight" in cluster("placement", "words", "--channels").stdout
+    assert "\x1b" not in text
+
+
+def test_rebalance(cluster, online, service):
+    dry = cluster("rebalance", "--dry-run", "--strategy", "traffic")
+    assert (dry.exit_code, dry.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in dry.stdout.splitlines()]
+    assert lines[0] == "cut 38% -> 31%"
+    for line in (
+        "traffic between nodes 38% 31%", "latency, about 2.1 ms 1.85 ms", "load of node-2 0.25 cores 0.25 cores",
+        "default/words 1.0 node-1 node-2 12 MB it has no standby", "node node-1 uses 3 of 2 cpu",
+    ):  # fmt: skip
+        assert line in lines
+    begun = cluster("rebalance", "words")
+    assert "the moves have begun" in begun.stderr
+    assert "only in a dry run" not in begun.stdout
+    assert data(cluster("rebalance", "--dry-run", "--json"))["after"]["cut"] == 0.31
+
+
+def test_a_rebalance_that_cannot_be(cluster, online, service):
+    assert "the strategies are" in cluster("rebalance", "--strategy", "best").stderr
+    service.unmovable = "what would have to move would lose its state"
+    refused = cluster("rebalance")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "would lose its state" in refused.stderr
+
+
 def test_placement_of_nothing(cluster):
     assert "no model is online" in cluster("placement").stdout
 

@@ -9,10 +9,14 @@ import pytest
 from penstock.cli.output import console, json_text, print_error, seconds, size, table, value_text
 from penstock.errors import ClusterError, UsageError
 
-COMMANDS = ["run", "demo", "up", "node", "push", "state", "placement", "nodes", "top", "events", "model", "operations"]
+COMMANDS = [
+    "run", "demo", "up", "node", "push", "state", "placement", "rebalance", "nodes", "top", "events", "model",
+    "operations",
+]  # fmt: skip
 CHANGES = ["add", "update", "rollback", "delete", "online", "offline"]
 PRINTING = [
-    ["run"], ["up"], ["operations"], ["push"], ["state"], ["placement"], ["nodes"], ["top"], ["events"], ["demo"],
+    ["run"], ["up"], ["operations"], ["push"], ["state"], ["placement"], ["rebalance"], ["nodes"], ["top"], ["events"],
+    ["demo"],
     *(["model", name] for name in (*CHANGES, "list", "show", "results", "versions", "logs", "build")),
     *(["model", "plan", name] for name in CHANGES),
 ]  # fmt: skip

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from penstock.cluster.metrics import NodeMetrics
 from penstock.cluster.plan import Assigned, ModelEntry, ModelState, Plan, RunEntry
 from penstock.cluster.service import ChannelView, ExecutorView
 from penstock.cluster.view import Member, View
+from penstock.exchange.replica.assignment import Mode, first, with_standby
 from penstock.flow.graph import EdgeShape, StageShape, Topology
 from penstock.worker.messages import Epoch
 
@@ -28,8 +31,8 @@ def topology(stages=2):
     )
 
 
-def model(name, homes, recovery="passive", state="running", stages=2, **changes):
-    """A model online with its executors on these nodes: `{"0.0": "a", …}`."""
+def model(name, homes, recovery="passive", state="running", stages=2, standbys=None, **changes):
+    """A model online with its executors on these nodes: `{"0.0": "a", …}`, and `standbys` on others."""
     counts = {}
     for executor in homes:
         stage = int(executor.partition(".")[0])
@@ -39,13 +42,30 @@ def model(name, homes, recovery="passive", state="running", stages=2, **changes)
     entry = ModelEntry(recovery=recovery, **{**values, **changes})
     executors = {e: Assigned(node=node, incarnation=1, epoch=epoch) for e, node in homes.items()}
     plan = Plan(
-        model=name, number=1, generation=1, revision=1, digest="d", config={}, counts=counts, executors=executors
-    )
+        model=name, number=1, generation=1, revision=1, digest="d", config={}, counts=counts, executors=executors,
+        recovery=recovery,
+    )  # fmt: skip
+    if recovery != "none":
+        plan = _replicated(plan, standbys or {})
     run = {
-        e: RunEntry(epoch=epoch, node=node, incarnation=1, state=state, endpoint=f"ipc://{e}")
-        for e, node in homes.items()
+        seat: RunEntry(epoch=epoch, node=place.node, incarnation=1, state=state, endpoint=f"ipc://{seat}")
+        for seat, place in plan.seats.items()
     }
     return ModelState(entry=entry, plan=plan, run=run)
+
+
+def _replicated(plan, standbys):
+    """With a record per executor, and the standbys that there are."""
+    replicas, records = {}, {}
+    for executor, place in plan.executors.items():
+        primary = f"{executor}@{place.node}/1.1"
+        replicas[primary] = place
+        records[executor] = first(primary)
+        if executor in standbys:
+            name = f"{executor}@{standbys[executor]}/1.1"
+            replicas[name] = msgspec.structs.replace(place, node=standbys[executor])
+            records[executor] = with_standby(records[executor], name, Mode(plan.recovery))
+    return msgspec.structs.replace(plan, replicas=replicas, records=records)
 
 
 def view(*states, members=("a", "b"), now=100.0):

@@ -148,6 +148,22 @@ def test_what_other_groups_use_is_not_to_be_had():
     assert 0 < used_up.nodes["a"].cpus < 0.01
 
 
+def test_standbys_are_load_on_their_nodes_and_follow_their_primaries():
+    """The primary may go where its standby is: the standby takes over there, and another one is made."""
+    state = model(WORDS, CROSSED, recovery="active", standbys={"1.0": "a", "1.1": "b"})
+    seen = view(state)
+    parts = reported(seen, FLOWS, cpu={(WORDS, "1.0"): 0.25})
+    parts["a"].executors[WORDS].append(msgspec.structs.replace(parts["b"].executors[WORDS][1], cpu=0.125))
+    found = measured(seen, parts)
+    assert found.load[key("1.0")].cpu == 0.25
+    assert {node: vector.cpu for node, vector in found.standbys.items()} == {"a": 0.125}
+    assert found.nodes["a"].cpu == 0.125
+    assert found.workers == {("a", "default"): 0.125, ("b", "default"): 0.25}
+    made = scene_of(seen, found.load, found.traffic, SETTINGS, standbys=found.standbys)
+    assert question(made, "default", made.current, SETTINGS).nodes["a"].cpus == pytest.approx(4 - 0.125 / 0.9)
+    assert len(weigh(made, SETTINGS, 0.0).moves) == 2
+
+
 def test_executors_of_dead_nodes_are_left_to_those_who_start_them_again():
     seen = view(model(WORDS, CROSSED), members=("a", member("b", live=False)))
     made = scene(seen)
@@ -209,8 +225,9 @@ def observed(balancer, seen, times, flows=FLOWS, **measurements):
 def with_fixed_sources(homes):
     """Only the consumers of `words` can move."""
     state = model(WORDS, homes)
-    for source in ("0.0", "0.1"):
-        state.run[source] = msgspec.structs.replace(state.run[source], state="finished")
+    for seat in state.plan.replicas:
+        if seat.startswith("0."):
+            state.run[seat] = msgspec.structs.replace(state.run[seat], state="finished")
     return view(state)
 
 

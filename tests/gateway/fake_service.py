@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from penstock.cluster.balance_views import EdgeView, ModelVerdict, MoveView, SituationView
 from penstock.cluster.service import (
     ANY_LANE,
     ASK,
@@ -33,10 +34,11 @@ from penstock.cluster.service import (
     Page,
     PlacementView,
     Pushed,
+    RebalanceView,
     RolledBack,
     VersionView,
 )
-from penstock.errors import FlowError
+from penstock.errors import FlowError, UsageError
 from penstock.model.package import open_package
 
 PARTICIPANTS = ("node-1", "node-2")
@@ -77,6 +79,8 @@ class FakeService:
         """(lane, client, seq, records) of what was taken."""
         self.state: dict = {}
         self.reasons: list[str] = []
+        self.unmovable = ""
+        """Why nothing can be moved."""
         self.entries: list[LogEntry] = []
         self.changed = asyncio.Event()
         self.followers = 0
@@ -357,6 +361,37 @@ class FakeService:
         return PlacementView(
             model=view.name, strategy="even", epoch="1.1", assignment=assignment, load=load, cut=0.25,
             channels=self.channels(),
+            now=SituationView(cut=0.5, records=10.0, bytes=1000.0, latency=0.0021, load={self.node_id: 0.5}),
+            heaviest=[
+                EdgeView(
+                    producer="0.0", consumer="1.0", source="node-1", target="node-2", records=12.0, bytes=3400.0,
+                    remote=True,
+                )
+            ],
+            standbys={"0.0": ["node-2"]},
+            stays={"0.0": "it does not run yet"},
+        )  # fmt: skip
+
+    async def rebalance(self, *, dry_run=False, strategy=None, model=None):
+        if strategy == "best":
+            raise UsageError("there is no placement strategy 'best'", remedy="the strategies are: adaptive, even")
+        if model is not None:
+            await self.model(model)
+        if self.unmovable and not dry_run:
+            raise Conflict(self.unmovable)
+        load = {"node-1": 0.5, "node-2": 0.25}
+        before = SituationView(cut=0.38, records=10.0, bytes=1000.0, latency=0.0021, load=load)
+        after = SituationView(cut=0.31, records=8.0, bytes=800.0, latency=0.00185, load=load)
+        move = MoveView(model="default/words", executor="1.0", source="node-1", target="node-2", state=12_000_000)
+        if dry_run:
+            move.obstacle = "it has no standby"
+        verdict = ModelVerdict(
+            model="default/words", apply=True, reason="cut 38% -> 31%", moves=1, cut_before=0.38, cut_after=0.31
+        )
+        return RebalanceView(
+            strategy=strategy or "adaptive", dry_run=dry_run, apply=bool(self.catalogue), reason="cut 38% -> 31%",
+            before=before, after=after, moves=[move] if self.catalogue else [], models=[verdict],
+            blocked=["node node-1 uses 3 of 2 cpu"],
         )  # fmt: skip
 
     def channels(self):

@@ -64,6 +64,40 @@ def test_placement(ask, words):
     assert ask("GET", "/v1/placement").json() == []
 
 
+def test_placement_has_what_flows_now(ask, words):
+    (placed,) = ask("GET", "/v1/placement").json()
+    assert placed["now"]["cut"] == 0.5
+    assert [(edge["source"], edge["target"], edge["remote"]) for edge in placed["heaviest"]] == [
+        ("node-1", "node-2", True)
+    ]
+    assert placed["standbys"] == {"0.0": ["node-2"]}
+
+
+def test_rebalance(ask, words, service):
+    dry = ask("POST", "/v1/rebalance", json={"dry_run": True, "strategy": "traffic", "model": "words"})
+    assert dry.status_code == 200
+    assert (dry.json()["strategy"], dry.json()["dry_run"], dry.json()["moves"][0]["target"]) == (
+        "traffic",
+        True,
+        "node-2",
+    )
+    begun = ask("POST", "/v1/rebalance")
+    assert begun.status_code == 202
+    assert begun.json()["before"]["cut"] == 0.38
+    service.catalogue.clear()
+    assert ask("POST", "/v1/rebalance", json={}).status_code == 200  # nothing to move
+
+
+def test_a_rebalance_that_cannot_be(ask, words, service):
+    unknown = ask("POST", "/v1/rebalance", json={"strategy": "best"})
+    assert (unknown.status_code, "the strategies are" in unknown.json()["detail"]) == (422, True)
+    assert ask("POST", "/v1/rebalance", json={"model": "none"}).status_code == 404
+    assert ask("POST", "/v1/rebalance", json={"now": True}).status_code == 422
+    service.unmovable = "what would have to move would lose its state"
+    refused = ask("POST", "/v1/rebalance")
+    assert (refused.status_code, refused.json()["detail"]) == (409, "what would have to move would lose its state")
+
+
 def test_probes(ask, service):
     assert ask("GET", "/healthz").json()["node"] == "node-1"
     assert ask("GET", "/readyz").json() == {"ready": True, "node": "node-1"}

@@ -100,6 +100,26 @@ def placement(session: Session, name: str | None = None) -> Conversation[list[di
     return converse(session, Call("GET", "/v1/placement", items, query=query, repeatable=True))
 
 
+def rebalance(
+    session: Session, *, dry_run: bool = False, strategy: str | None = None, model: str | None = None
+) -> Conversation[dict[str, Any]]:
+    """A better placement for what is measured: `before`, `after`, `moves`, `reason`; unless `dry_run`, what is worth it
+    is begun. `strategy`: default: the cluster's. `model`: only its executors move. Raises `Conflict` when what would
+    have to move cannot, `Rejected` when no placement keeps a limit."""
+    body = {"dry_run": dry_run, "strategy": strategy, "model": model}
+    return converse(
+        session,
+        Call(
+            "POST",
+            "/v1/rebalance",
+            mapping,
+            headers={"content-type": "application/json"},
+            body=msgspec.json.encode({name: value for name, value in body.items() if value is not None}),
+            repeatable=dry_run,
+        ),
+    )
+
+
 def metrics(session: Session) -> Conversation[dict[str, Any]]:
     """The latest metrics: `nodes`, `models` with their executors, and `channels` (model -> traffic matrix)."""
     return converse(session, Call("GET", "/v1/metrics", mapping, repeatable=True))

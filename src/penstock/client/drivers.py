@@ -81,6 +81,7 @@ class _Operations:
     logs = _Operation(changes.logs)
     results = _Operation(calls.results)
     placement = _Operation(calls.placement)
+    rebalance = _Operation(calls.rebalance)
     metrics = _Operation(calls.metrics)
     log = _Operation(calls.log)
     state = _Operation(calls.state)

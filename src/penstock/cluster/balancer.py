@@ -87,7 +87,8 @@ class Balancer:
 
     def scene(self, now: float, view: View, moving: Collection[ExecutorKey] = ()) -> Scene:
         """The online models with smoothed measurements. Raises `UsageError` when no node is live."""
-        return scene_of(view, self._monitor.load(now), self._monitor.traffic(now), self.settings, moving)
+        load, traffic = self._monitor.load(now), self._monitor.traffic(now)
+        return scene_of(view, load, traffic, self.settings, moving, self.latest.standbys)
 
     def asked(
         self, now: float, scene: Scene, *, strategy: str | None = None, model: str | None = None, lossy: bool = False
@@ -107,3 +108,7 @@ class Balancer:
     def bottlenecks(self, node: str) -> tuple[Bottleneck, ...]:
         """Those of a node."""
         return self._bottlenecks.of(node)
+
+    def present(self) -> tuple[Bottleneck, ...]:
+        """Those of all nodes."""
+        return self._bottlenecks.all()

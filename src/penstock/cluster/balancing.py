@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
+from typing import TypeAlias
 
-from penstock.cluster.measuring import group_of, homes, key_of
-from penstock.cluster.plan import ModelState
+from penstock.cluster.measuring import Vector, group_of, homes, key_of
+from penstock.cluster.plan import NONE, ModelState, present
 from penstock.cluster.view import Member, View
 from penstock.errors import UsageError
 from penstock.placement.balance import Blocked, Transfer, transfer
@@ -34,6 +35,9 @@ from penstock.placement.plan import (
 from penstock.placement.registry import place
 from penstock.settings import Balancing
 
+Amounts: TypeAlias = tuple[float, float, float]
+"""CPU, memory and network."""
+NOTHING: Amounts = (0.0, 0.0, 0.0)
 LEAST = 1e-3
 """The share of a node's resource that a group may count on although others use all of it."""
 
@@ -53,6 +57,8 @@ class Scene:
     """Executors that cannot move now, and why."""
     lossy: Mapping[ExecutorKey, str] = field(default_factory=dict)
     """Executors that would lose something by a move, and what: they are moved in thought alone."""
+    standbys: Mapping[str, Vector] = field(default_factory=dict)
+    """node -> what standbys use there. They follow their primaries, and are not placed here."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -122,6 +128,7 @@ def scene_of(
     traffic: Mapping[Pair, Traffic],
     settings: Balancing,
     moving: Collection[ExecutorKey] = (),
+    standbys: Mapping[str, Vector] | None = None,
 ) -> Scene:
     """What is online in `view`. Executors of nodes that are gone are left out: they are about to be started elsewhere.
     Raises `UsageError` when no node is live."""
@@ -144,7 +151,7 @@ def scene_of(
                     stuck[key] = "it is being moved"
                 elif why := _stuck(state, text):
                     stuck[key] = why
-                elif state.entry.recovery == "none":
+                elif state.plan.recovery == NONE:
                     lossy[key] = "a move would lose its state: the model runs with recovery none"
         if state.entry.topology is not None:
             joined += links(name, state.entry.topology, state.plan.counts)
@@ -156,6 +163,7 @@ def scene_of(
         links=tuple(pair for pair in joined if pair[0] in current and pair[1] in current),
         stuck=stuck,
         lossy=lossy,
+        standbys=standbys or {},
     )
 
 
@@ -164,8 +172,8 @@ def _stuck(state: ModelState, executor: str) -> str:
     assert state.plan is not None
     if state.entry.lock:
         return "an operation is changing the model"
-    report = state.run.get(executor)
-    if report is None or report.epoch != state.plan.executors[executor].epoch or report.state != "running":
+    report = present(state.plan, state.run, state.plan.seat(executor))
+    if report is None or report.state != "running":
         return "it has finished" if report is not None and report.state == "finished" else "it does not run yet"
     return ""
 
@@ -230,7 +238,10 @@ def question(
     """
     limits = limits_of(settings)
     others = _used(scene, placement, lambda key: group_of(key.model) != group)
-    nodes = {name: _less(capacity, others.get(name, (0.0, 0.0, 0.0)), limits) for name, capacity in scene.nodes.items()}
+    nodes = {
+        name: _less(capacity, _sum(others.get(name, NOTHING), scene.standbys.get(name, Vector())), limits)
+        for name, capacity in scene.nodes.items()
+    }
     most = min(limits.gamma, max(capacity.cpus for capacity in scene.nodes.values()) * limits.fill)
     own = tuple(sorted(key for key in placement.workers if group_of(key.model) == group))
     mine = set(own)
@@ -252,9 +263,7 @@ def question(
     )
 
 
-def _used(
-    scene: Scene, placement: Placement, counts: Callable[[ExecutorKey], bool]
-) -> dict[str, tuple[float, float, float]]:
+def _used(scene: Scene, placement: Placement, counts: Callable[[ExecutorKey], bool]) -> dict[str, Amounts]:
     some = {key: where for key, where in placement.workers.items() if counts(key)}
     problem = Problem(
         executors=tuple(some),
@@ -265,7 +274,11 @@ def _used(
     return used_resources(problem, Placement(some))
 
 
-def _less(capacity: NodeCapacity, used: tuple[float, float, float], limits: Limits) -> NodeCapacity:
+def _sum(used: Amounts, standbys: Vector) -> Amounts:
+    return used[0] + standbys.cpu, used[1] + standbys.memory, used[2] + standbys.network
+
+
+def _less(capacity: NodeCapacity, used: Amounts, limits: Limits) -> NodeCapacity:
     """What a node has left, so that the share `fill` of its whole is the bound for all groups together."""
     cpu, memory, network = (
         max(LEAST * amount, amount - taken / limits.fill)
@@ -333,3 +346,18 @@ def relief(scene: Scene, settings: Balancing, *, kept: Collection[ExecutorKey] =
         if step is not None:
             blocked.append(step)
     return tuple(blocked)
+
+
+def feeding(scene: Scene, node: str) -> tuple[ExecutorKey, ...]:
+    """The sources from which records come to a node, directly or not: to slow them relieves it."""
+    before: dict[ExecutorKey, list[ExecutorKey]] = {}
+    for producer, consumer in scene.links:
+        before.setdefault(consumer, []).append(producer)
+    waiting = [key for key, where in scene.current.workers.items() if where.node == node]
+    seen = set(waiting)
+    while waiting:
+        for producer in before.get(waiting.pop(), ()):
+            if producer not in seen:
+                seen.add(producer)
+                waiting.append(producer)
+    return tuple(sorted(key for key in seen if key not in before))

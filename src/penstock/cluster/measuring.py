@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from penstock.cluster.metrics import NodeMetrics
-from penstock.cluster.plan import ModelState, executor_id
+from penstock.cluster.plan import ModelState, executor_id, executor_of
 from penstock.cluster.service import ChannelView, ExecutorView
 from penstock.cluster.view import View
 from penstock.placement.monitor import Pair
@@ -46,7 +46,9 @@ class Measurement:
     nodes: dict[str, Vector] = field(default_factory=dict)
     """`memory` of a node is that of its agent and all its workers."""
     workers: dict[tuple[str, str], float] = field(default_factory=dict)
-    """(node, group) -> cores that the executors of one group use on a node."""
+    """(node, group) -> cores that the executors of one group use on a node, standbys included."""
+    standbys: dict[str, Vector] = field(default_factory=dict)
+    """node -> what the standbys there use: they stay where they are, and are not to be had."""
 
 
 def key_of(model: str, name: str) -> ExecutorKey:
@@ -68,13 +70,26 @@ def group_of(model: str) -> str:
 def executors_of(
     state: ModelState, home: Mapping[ExecutorKey, str], metrics: Mapping[str, NodeMetrics]
 ) -> Iterator[tuple[ExecutorKey, ExecutorView]]:
-    """What was measured of the executors of a model, where the plan has them."""
+    """What was measured of the executors of a model, where the plan has their primaries."""
     name = state.entry.name
     for part in metrics.values():
         for view in part.executors.get(name, ()):
             key = key_of(name, view.id)
             if home.get(key) == part.node:
                 yield key, view
+
+
+def standbys_of(state: ModelState, metrics: Mapping[str, NodeMetrics]) -> Iterator[tuple[str, ExecutorView]]:
+    """What was measured of the standbys of a model: node and measurement."""
+    plan, name = state.plan, state.entry.name
+    if plan is None or not plan.replicated:
+        return
+    primaries = {record.primary for record in plan.records.values()}
+    places = {(seat.node, executor_of(replica)) for replica, seat in plan.replicas.items() if replica not in primaries}
+    for part in metrics.values():
+        for view in part.executors.get(name, ()):
+            if (part.node, view.id) in places:
+                yield part.node, view
 
 
 def channels_of(
@@ -107,6 +122,12 @@ def measured(view: View, metrics: Mapping[str, NodeMetrics]) -> Measurement:
                 network[consumer] += channel.byte_rate
         for key, executor in executors_of(state, home, metrics):
             found.load[key] = ExecutorLoad(executor.cpu, executor.memory, executor.state_bytes)
+        for node, standby in standbys_of(state, metrics):
+            worker = node, group_of(state.entry.name)
+            found.workers[worker] = found.workers.get(worker, 0.0) + standby.cpu
+            known_here = found.standbys.get(node, Vector())
+            cpu, memory = known_here.cpu + standby.cpu, known_here.memory + standby.memory
+            found.standbys[node] = Vector(cpu, memory)
     for key, load in found.load.items():
         found.executors[key] = Vector(load.cpu, load.memory, network[key], buffer[key], room[key])
     for name, member in view.members.items():
@@ -121,7 +142,7 @@ def measured(view: View, metrics: Mapping[str, NodeMetrics]) -> Measurement:
 def _of_node(name: str, home: Mapping[ExecutorKey, str], found: Measurement, part: NodeMetrics | None) -> Vector:
     own = [vector for key, vector in found.executors.items() if home[key] == name]
     return Vector(
-        cpu=sum(vector.cpu for vector in own),
+        cpu=sum(vector.cpu for vector in own) + found.standbys.get(name, Vector()).cpu,
         memory=0 if part is None else part.rss,
         network=sum(vector.network for vector in own),
         buffer=sum(vector.buffer for vector in own),

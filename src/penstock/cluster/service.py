@@ -144,24 +144,6 @@ class ExecutorView(msgspec.Struct, kw_only=True):
     counters: dict[str, int] = {}
 
 
-class ChannelView(msgspec.Struct, kw_only=True):
-    """One cell of the traffic matrix."""
-
-    edge: int
-    producer: str
-    consumer: str
-    records: int = 0
-    bytes: int = 0
-    rate: float = 0.0
-    """Records per second."""
-    byte_rate: float = 0.0
-    queue_bytes: int = 0
-    lost: int = 0
-    """Records known to be lost with a dead consumer."""
-    remote: bool = False
-    """Whether the two ends are on different nodes."""
-
-
 class ModelView(msgspec.Struct, kw_only=True):
     """One model of the catalogue with what is known of it now."""
 
@@ -188,8 +170,6 @@ class ModelView(msgspec.Struct, kw_only=True):
     """What its environment holds besides the library."""
     operation: str = ""
     """The operation that is changing it at this moment."""
-    checkpoint: CheckpointRecord | None = None
-    """`None`: it has none (recovery `none`), or none was begun yet."""
     user: str = ""
     """Who changed it last."""
     epoch: str = ""
@@ -208,6 +188,8 @@ class ModelView(msgspec.Struct, kw_only=True):
     records_in: int = 0
     records_out: int = 0
     latency: list[float] | None = None
+    checkpoint: CheckpointRecord | None = None
+    """`None`: it has none (recovery `none`), or none was begun yet."""
     counters: dict[str, int] = {}
     executors: list[ExecutorView] = []
     changed: float = 0.0
@@ -314,21 +296,6 @@ class Outcome(msgspec.Struct, kw_only=True):
     def pending(self) -> bool:
         """Whether the operation goes on."""
         return self.plan is None and self.operation is not None and not self.operation.settled
-
-
-class PlacementView(msgspec.Struct, kw_only=True):
-    """Where the executors of one model are, and why."""
-
-    model: str
-    strategy: str
-    epoch: str
-    assignment: dict[str, str]
-    """`stage.index` -> node."""
-    load: dict[str, int]
-    """node -> executors of this model."""
-    cut: float
-    """Share of the measured bytes that cross between nodes, 0 to 1."""
-    channels: list[ChannelView] = []
 
 
 class MetricsView(msgspec.Struct, kw_only=True):
@@ -568,6 +535,14 @@ class NodeService(Protocol):
 
     async def placement(self, model: str) -> PlacementView:
         """Where its executors are. Raises `NotFound`."""
+        ...
+
+    async def rebalance(
+        self, *, dry_run: bool = False, strategy: str | None = None, model: str | None = None
+    ) -> RebalanceView:
+        """Where executors had better be, by a strategy (default: the cluster's), and unless `dry_run`: begin to move
+        them, a few at a time. Raises `UsageError` for a strategy that there is not and for limits that cannot be kept,
+        `NotFound`, and `Conflict` when what would have to move cannot."""
         ...
 
     async def metrics(self) -> MetricsView:
