@@ -143,10 +143,14 @@ class Rebalancing:
         return "; ".join([*reasons, f"another node would help{slower}"])
 
     async def _carry(self, now: float, view: View) -> None:
+        refused: set[str] = set()
         for move in self._carrier.next(now, view):
+            if move.executor.model in refused:
+                continue
             try:
                 await self._move(move.executor.model, name_of(move.executor), move.target.node)
             except ClusterError as error:
+                refused.add(move.executor.model)
                 self._carrier.failed(move)
                 text = f"executor {move.executor} was not moved to node {move.target.node}: {error}"
                 self._events.say("placement.problem", text, level="warning")
