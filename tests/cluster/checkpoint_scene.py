@@ -77,7 +77,7 @@ class Redis:
         self.term, self.generation, self.sha = 3, GENERATION, ""
         self.used, self.record = 0, None
         self.away = False
-        self.notes = []
+        self.notes, self.corrected = [], []
         self.before_complete = lambda: None
 
     def _check(self, term):
@@ -113,6 +113,10 @@ class Redis:
         self.notes.append(record)
         self.record = record
         return True
+
+    async def correct(self, term, model, record):
+        self.corrected.append(record.number)
+        return await self.note(term, model, record)
 
     async def forget(self, term, models):
         self._check(term)
@@ -218,6 +222,13 @@ class Scene:
 
     def _folder(self):
         return Path(self.places.url(LINEAGE, NAME, GENERATION), FLOW)
+
+    def damage(self, number, text="{"):
+        """Put something else into a manifest; what was in it."""
+        path = self._folder() / f"chk-{number:08d}" / "manifest.json"
+        before = path.read_text()
+        path.write_text(text)
+        return before
 
     def complete(self, number):
         """Whether a checkpoint of this number or a later one is on record."""

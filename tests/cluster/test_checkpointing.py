@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 
@@ -14,7 +15,7 @@ from tests.cluster.nodes import until
 
 from penstock.cluster.checkpoint_places import Places, Thread
 from penstock.cluster.checkpoint_sweep import needed
-from penstock.cluster.checkpointing import finished, ready
+from penstock.cluster.checkpointing import Keeper, finished, ready
 from penstock.errors import CheckpointError
 
 
@@ -94,8 +95,8 @@ async def test_a_new_term_goes_on_with_later_numbers(tmp_path):
         scene.redis.used, scene.redis.record = 0, None  # and Redis has lost its memory
         before = scene.store().latest()[0]
         scene.look()
-        await until(lambda: scene.redis.record is not None and scene.redis.notes)
-        assert scene.redis.notes[-1].number >= before, "the store remembers"
+        await until(lambda: scene.redis.corrected[1:])
+        assert scene.redis.corrected[-1] >= before, "the store remembers"
         await until(lambda: scene.complete(before + 1))
         assert len(scene.nodes.asked) == len(set(scene.nodes.asked)), "no number was asked for twice"
 
@@ -281,18 +282,88 @@ def test_what_may_still_be_needed():
 
 
 @asynchronous
-async def test_the_store_says_what_to_restore_from(tmp_path):
+async def test_before_anything_is_restored_the_store_is_asked(tmp_path):
     async with Scene(tmp_path) as scene:
-        view = scene.look(term=0)
-        assert await scene.keeper.latest(view, state(plan())) is None
         scene.look()
         await until(lambda: scene.complete(3))
-        scene.look(term=0)
-        found = await scene.keeper.latest(view, state(plan()))
-        assert found[0] >= 3
-        assert found[1]["counts"] == {"0": 1, "1": 1}
+        scene.nodes.failing = {"b": "an executor on node b is gone"}
+        lost = {"states": "lost"}
+        scene.redis.record = record(1)  # Redis fell back to an earlier state
+        scene.look(**lost)
+        assert not scene.keeper.settled(state(scene.plan, record=scene.redis.record, **lost))
+        asked = len(scene.redis.corrected)
+        await until(lambda: len(scene.redis.corrected) > asked)
+        last = scene.manifests()[-1]
+        assert last >= 3
+        assert scene.redis.record.number == last
+        scene.look(**lost)
+        assert not scene.keeper.settled(state(scene.plan, record=record(1), **lost)), "this view is older"
+        assert scene.keeper.settled(state(scene.plan, record=scene.redis.record, **lost))
+
+
+@asynchronous
+async def test_a_store_that_was_emptied_leaves_nothing_to_restore(tmp_path):
+    async with Scene(tmp_path) as scene:
+        scene.look()
+        await until(lambda: scene.complete(2))
+        scene.look(states="lost")
+        await until(lambda: scene.keeper._models[NAME]._state.run["0.0"].state == "lost")
+        lost = state(scene.plan, states="lost", record=scene.redis.record)
         shutil.rmtree(tmp_path)
-        assert await scene.keeper.latest(view, state(plan())) is None
+        assert not scene.keeper.settled(lost)
+        await until(lambda: scene.redis.record.number == 0)
+        scene.look(states="lost")
+        assert scene.keeper.settled(state(scene.plan, states="lost", record=scene.redis.record))
+
+
+@asynchronous
+async def test_nothing_is_settled_while_the_store_does_not_answer(tmp_path):
+    root = tmp_path / "store"
+    async with Scene(root) as scene:
+        scene.store().write_part(4, "0.0", b"x")
+        scene.store().write_manifest(4, {"steps": [], "parts": {"0.0": 13}, "at": 99.5})
+        whole = scene.damage(4)
+        scene.look(None, states="lost")
+        new = state(None, record=None)
+        await until(lambda: scene.redis.record is not None and scene.redis.record.in_a_row >= 2)
+        assert "chk-00000004 to go on from the checkpoint before it" in scene.redis.record.error
+        assert not scene.keeper.settled(new)
+        scene.damage(4, whole)
+        await until(lambda: scene.redis.corrected == [4])
+        assert (scene.redis.record.at, scene.redis.record.bytes) == (99.5, 13)
+
+
+@asynchronous
+async def test_a_restore_does_not_wait_for_a_checkpoint_under_way(tmp_path):
+    async with Scene(tmp_path, checkpoint_timeout=600.0) as scene:
+        scene.nodes.silent = {"b"}
+        seen = scene.look()
+        await until(lambda: ("a", 1) in scene.nodes.asked)
+        assert not scene.keeper.settled(seen.models[NAME])
+        await until(lambda: len(scene.redis.corrected) == 2)
+
+
+@asynchronous
+async def test_a_record_that_redis_has_lost_is_written_again(tmp_path):
+    async with Scene(tmp_path, checkpoint_interval=600.0) as scene:
+        scene.look()
+        await until(lambda: scene.complete(1))
+        scene.redis.record = None
+        scene.times = itertools.count(int(scene.keeper._models[NAME]._record.at) + 100)
+        scene.look()
+        await until(lambda: scene.complete(1))
+
+
+@asynchronous
+async def test_without_a_store_nothing_is_kept_and_nothing_waited_for(tmp_path):
+    async with Scene(tmp_path) as scene:
+        keeper = Keeper(scene.keeper._means, Places(None, "cluster"))
+        seen = scene.look(term=0)
+        keeper.look(seen, 3)
+        assert keeper._models == {}
+        assert keeper.settled(seen.models[NAME])
+        assert not scene.keeper.settled(seen.models[NAME]), "it has a store, and has not asked it yet"
+        await keeper.close()
 
 
 # ---- the store in threads --------------------------------------------------------------------------------------------

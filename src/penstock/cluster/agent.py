@@ -194,6 +194,7 @@ class NodeAgent:
             self._name, self._bus, self._runner.places, self._events, self._questions, self._run_settings,
             lambda: self._election.term, self._clock,
         )  # fmt: skip
+        self._steward.settled = self._keeper.settled
         neighbours = Neighbours(self._name, self._questions, lambda: self._participation.sight, settings)
         self._preparation = Preparation(
             self._library, environments, self._verifier, self._runner, neighbours, self._events,

@@ -43,7 +43,15 @@ class Records:
         """Put on record what became of attempts; `False` when there is a later checkpoint than in `record`."""
         return await self._write(term, model, record.generation, "", _text(record), record.number)
 
-    async def _write(self, term: int, model: str, generation: int, plan: str, text: str, number: int) -> bool:
+    async def correct(self, term: int, model: str, record: CheckpointRecord) -> bool:
+        """Put on record what the store has, whatever was on record, and wake everybody."""
+        done = await self._write(term, model, record.generation, "", _text(record), "")
+        await self._bus.ring()
+        return done
+
+    async def _write(
+        self, term: int, model: str, generation: int, plan: str, text: str, number: int | str
+    ) -> bool:  # fmt: skip
         keys = self._keys("leader", "models", f"plan:{model}", "checkpoints")
         arguments: list[str | int] = [self._node, term, model, generation, plan, text, number]
         return bool(_checked(await self._bus.script("checkpoint_write", keys, arguments)))

@@ -16,6 +16,7 @@ and the next attempt comes by itself, after pauses that grow to `LONGEST_PAUSE`;
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ _SLOW = 5.0
 """A failure after so many seconds is told at once, a quicker one when it comes again."""
 _LONGEST_ERROR = 1000
 _SUPERSEDED = "its plan has changed"
+_UNDER_WAY = 2.0
+"""Seconds that a view may be old."""
 _BEHIND = 2.0
 """Seconds that nodes get beyond their own deadline, so that their reasons arrive."""
 
@@ -117,6 +120,15 @@ class Keeper:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
+    def settled(self, state: ModelState) -> bool:
+        """Whether `state.checkpoint` is what the store has, read after everything of the present plan: what a model is
+        restored from. If not, the store is asked now; a later view tells. A store that does not answer is tried again
+        and again, and why is on record meanwhile."""
+        if self._places.root is None or not kept(state.entry.recovery):
+            return True
+        keeping = self._models.get(state.entry.name)
+        return keeping is not None and keeping.settled(state)
+
     async def close(self) -> None:
         """End everything."""
         for name in list(self._models):
@@ -125,9 +137,8 @@ class Keeper:
         await self._sweeper.close()
 
     async def latest(self, view: View, state: ModelState) -> tuple[int, dict[str, Any]] | None:
-        """Number and manifest of the last complete checkpoint of a model's present generation, as the store has it:
-        that is what to restore from, also when Redis has lost its memory or has an earlier one on record. `None`: there
-        is none. Raises `CheckpointError`: `store.Damaged` when trying again does not help."""
+        """Number and manifest of the last complete checkpoint of a model's present generation, as the store has it;
+        `None`: there is none. Raises `CheckpointError`: `store.Damaged` when trying again does not help."""
         if state.entry.topology is None:
             raise CheckpointError(f"this node does not have the package of {state.entry.name} yet")
         return await self._place(view, state).run(self._means.request, CheckpointStore.latest)
@@ -172,6 +183,12 @@ class _Keeping:
         self._seen_at = means.clock.monotonic()
         self._record = state.durable or CheckpointRecord(generation=self._generation)
         self._changed = asyncio.Event()
+        self._wanted: str | None = ""
+        """The plan for which the store is to be asked what it has."""
+        self._settled: str | None = None
+        """The plan for which it was asked last."""
+        self._noted = float("-inf")
+        """When the record was last written without a checkpoint, Redis time."""
         self._due = float("-inf")
         self._used = 0
         """The greatest number that is known to be used."""
@@ -192,19 +209,28 @@ class _Keeping:
         """The latest."""
         self._view, self._state = view, state
         self._seen_at = self._means.clock.monotonic()
-        if state.durable is not None and state.durable.number > self._record.number:
-            self._record = state.durable
         self._changed.set()
+
+    def settled(self, state: ModelState) -> bool:
+        """See `Keeper.settled`."""
+        if self._settled == state.plan_sha and (state.checkpoint or 0) == self._record.number:
+            return True
+        if self._wanted is None and self._settled != state.plan_sha:
+            self._wanted = state.plan_sha
+            self._changed.set()
+        return False
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         try:
-            await self._repeatedly(self._recall)
-            self._due = float("-inf")  # the first one at once: until then there is nothing to go back to
             while True:
-                await self._until_due()
-                await self._try(self._attempt)
+                if self._wanted is not None:
+                    await self._repeatedly(self._recall)
+                elif self._forgotten():
+                    await self._try(self._note_again)
+                elif await self._due_now():
+                    await self._try(self._attempt)
         except NotLeading:
             pass  # `Keeper.look` ends this, or begins anew
 
@@ -219,6 +245,8 @@ class _Keeping:
         try:
             await act()
             return True
+        except BusDown:
+            return False  # Redis is away for everybody, and that is told elsewhere
         except (CheckpointError, ClusterError) as error:
             text = str(error)
         except NotLeading:
@@ -231,16 +259,29 @@ class _Keeping:
         self._due = max(self._due, began + pause)
         return False
 
-    async def _until_due(self) -> None:
-        while True:
-            self._changed.clear()
-            if not ready(self._state) or (finished(self._state) and self._final == self._state.plan_sha):
-                await self._changed.wait()
-                continue
+    async def _due_now(self) -> bool:
+        """Whether the next checkpoint is due; if not, waits until it is or something has changed."""
+        self._changed.clear()
+        left: float | None = None
+        if ready(self._state) and not (finished(self._state) and self._final == self._state.plan_sha):
             left = self._due - self._means.clock.monotonic()
             if left <= 0:
-                return
-            await asyncio.sleep(left)
+                return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await self._changed.wait()
+        return False
+
+    def _forgotten(self) -> bool:
+        """Whether Redis has lost the record, or shows an earlier one, for longer than a view is under way."""
+        known, view = self._state.durable, self._view
+        if known is not None and known.number >= self._record.number:
+            return False
+        return view.now > max(self._record.at, self._noted) + _UNDER_WAY
+
+    async def _note_again(self) -> None:
+        self._noted = self._view.now
+        await self._means.records.note(self._term, self._name, self._record)
 
     async def _failed(self, text: str, took: float) -> None:
         record = self._record
@@ -261,15 +302,21 @@ class _Keeping:
         self._means.events.say(kind, text, model=self._name, level=level)
 
     async def _recall(self) -> None:
-        """What the store has: numbers that are used, and the last complete checkpoint, which Redis may have lost."""
-        self._used = await self._in_store(CheckpointStore.next_number) - 1
-        found = await self._in_store(CheckpointStore.latest)
-        if found is not None and found[0] > self._record.number:
-            at = found[1].get("at", 0.0)
-            parts = sum(found[1]["parts"].values())
-            self._record = msgspec.structs.replace(self._record, number=found[0], at=at, bytes=parts)
-        if self._state.durable is None:
-            await self._means.records.note(self._term, self._name, self._record)
+        """What the store has: numbers that are used, and the last complete checkpoint. Redis may have another one on
+        record; the store's counts."""
+        wanted = self._wanted
+        self._used = max(self._used, await self._in_store(CheckpointStore.next_number) - 1)
+        number, manifest = await self._in_store(CheckpointStore.latest) or (0, {})
+        if number != self._record.number:
+            self._record = msgspec.structs.replace(
+                self._record, number=number, at=manifest.get("at", 0.0), seconds=0.0, pause=0.0,
+                bytes=sum(manifest.get("parts", {}).values()),
+            )  # fmt: skip
+        await self._means.records.correct(self._term, self._name, self._record)
+        self._noted, self._settled = self._view.now, wanted
+        if self._wanted == wanted:
+            self._wanted = None
+        self._due = float("-inf")  # the first one at once: until then there is nothing to go back to
 
     async def _in_store(self, method: Callable[..., Any], *arguments: Any) -> Any:
         return await self._place.run(self._means.request, method, *arguments)
@@ -280,12 +327,7 @@ class _Keeping:
         means, view, state = self._means, self._view, self._state
         assert state.plan is not None
         began, final = means.clock.monotonic(), finished(state)
-        try:
-            number = await means.records.begin(
-                self._term, self._name, self._generation, state.plan_sha, self._used
-            )  # fmt: skip
-        except BusDown:
-            return  # nothing has begun; Redis is away for everybody, and that is told elsewhere
+        number = await means.records.begin(self._term, self._name, self._generation, state.plan_sha, self._used)
         if number is None:
             return
         self._used = number
@@ -298,7 +340,7 @@ class _Keeping:
         if not await self._complete(view, state, state.plan, outcome):
             await self._discard(number)
             return
-        self._final = state.plan_sha if final else ""
+        self._final, self._settled = state.plan_sha if final else "", None
         await self._tell(view, state.plan, number)
         await self._prune()
 
@@ -342,8 +384,8 @@ class _Keeping:
         raise Unavailable(answer.problem)
 
     async def _superseded(self, sha: str) -> None:
-        """Until the model's plan is another one than that of `sha`."""
-        while self._state.plan_sha == sha:
+        """Until the model's plan is another one than that of `sha`, or is about to be."""
+        while self._state.plan_sha == sha and self._wanted is None:
             self._changed.clear()
             await self._changed.wait()
 
