@@ -49,6 +49,7 @@ _TELL = 1.0
 _SLOW = 5.0
 """A failure after so many seconds is told at once, a quicker one when it comes again."""
 _LONGEST_ERROR = 1000
+_NOTHING: dict[str, Any] = {}
 _SUPERSEDED = "its plan has changed"
 _UNDER_WAY = 2.0
 """Seconds that a view may be old."""
@@ -306,7 +307,8 @@ class _Keeping:
         record; the store's counts."""
         wanted = self._wanted
         self._used = max(self._used, await self._in_store(CheckpointStore.next_number) - 1)
-        number, manifest = await self._in_store(CheckpointStore.latest) or (0, {})
+        found = await self._in_store(CheckpointStore.latest)
+        number, manifest = (0, _NOTHING) if found is None else found
         if number != self._record.number:
             self._record = msgspec.structs.replace(
                 self._record, number=number, at=manifest.get("at", 0.0), seconds=0.0, pause=0.0,

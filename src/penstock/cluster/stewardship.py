@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from penstock.cluster.bus import Bus
@@ -20,6 +22,8 @@ class Steward:
         self._met: tuple[str, ...] = ()
         """The lineage that was found when this node could not judge yet."""
         self._running_before = 0
+        self.settled: Callable[[ModelState], bool] = lambda state: True
+        """Whether `state.checkpoint` is what the store of checkpoints has; see `Keeper.settled`."""
         self.again_at: float | None = None
         """When something has to be decided again, Redis seconds."""
         self.refused = 0
@@ -45,6 +49,8 @@ class Steward:
                     pass
                 case Later(at=at):
                     self.again_at = at if self.again_at is None else min(at, self.again_at)
+                case _ if _rests_on_checkpoint(state, decision) and not self.settled(state):
+                    pass  # the store is being asked, and a later view tells
                 case _:
                     changed = await self._carry_out(name, state, decision, term) or changed
         return changed
@@ -99,6 +105,18 @@ class Steward:
 
     def _keys(self, *names: str) -> list[str]:
         return [self._bus.key(name) for name in names]
+
+
+def _rests_on_checkpoint(state: ModelState, decision: WritePlan | DropPlan | GiveUp | Sweep) -> bool:
+    """Whether it matters to a decision what the last complete checkpoint is: executors begin with it, or there is none
+    to begin with."""
+    match decision:
+        case WritePlan(plan=plan):
+            return state.plan is None or plan.restores > state.plan.restores
+        case GiveUp():
+            return state.checkpoint is None
+        case _:
+            return False
 
 
 def _announcement(name: str, decision: WritePlan, keys: int) -> Told:
