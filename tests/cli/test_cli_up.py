@@ -196,3 +196,29 @@ def test_where_a_node_keeps_its_data(monkeypatch, text):
     assert data_folder("c", "n") == Path("/home/ada/.local/share/penstock/c/n")
     monkeypatch.setattr(sys, "platform", "darwin")
     assert data_folder("c", "n") == Path("/home/ada/Library/Application Support/penstock/c/n")
+
+
+@pytest.mark.parametrize("command", [["up", "--port", "1024"], ["node", "--redis", "unix:///nowhere"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("speed=3", "the settings are: strategy, alpha"), ("alpha=2", "the placement limit alpha cannot be 2"),
+        ("strategy=best", "adaptive, balance, even"), ("interval=often", "$.interval"), ("moves=0", "at least 1"),
+        ("horizon=0", "horizon cannot be 0"), ("horizon", "not an assignment"),
+    ],
+)  # fmt: skip
+def test_settings_of_balancing_that_make_no_sense_start_nothing(penstock, command, setting, said):
+    result = penstock(*command, "--balance", setting)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+
+
+def test_settings_of_balancing_reach_the_nodes():
+    from penstock.cli.balance_options import arguments, balancing
+
+    given = ["strategy=traffic", "gamma=null", "interval=60"]
+    settings = balancing(given)
+    assert (settings.strategy, settings.gamma, settings.interval) == ("traffic", None, 60.0)
+    assert balancing(list(arguments(True, given)[2::2])) == settings
+    assert arguments(True, given)[0] == "--rebalance"
+    assert arguments(False, None) == ()

@@ -72,7 +72,7 @@ class LocalCluster:
     Raises `UsageError` for a port in use, before anything is started, and `ClusterError` when a node does not come up
     or Redis cannot be used. `data`: where the nodes keep packages and journals, each in a folder of its own; without
     it they go away with the cluster. `checkpoints`: where durable checkpoints live (any fsspec URL); default: beside
-    that.
+    that. `options`: further ones of `penstock node`, for each node.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class LocalCluster:
         cluster: str = "penstock",
         data: Path | None = None,
         checkpoints: str | None = None,
+        options: tuple[str, ...] = (),
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         if nodes < 1:
@@ -91,7 +92,7 @@ class LocalCluster:
         if port + nodes - 1 > 65535:
             raise UsageError(f"there are no {nodes} ports from {port} on")
         self.redis, self.cluster, self.data, self.on_progress = redis, cluster, data, on_progress
-        self.checkpoints = checkpoints
+        self.checkpoints, self.options = checkpoints, options
         self.valkey: EmbeddedValkey | None = None
         self.directory = Path()
         self.nodes = [NodeProcess(f"node-{i + 1}", port + i) for i in range(nodes)]
@@ -146,7 +147,7 @@ class LocalCluster:
             # -P: a file `http.py` in the working directory must not stand in for Python's own module.
             sys.executable, "-P", "-m", "penstock.cli", "node", "--name", node.name, "--port", str(node.port),
             "--bind", HOST, "--cluster", self.cluster, "--until-stdin-closes", "--home", str(self.directory),
-            *kept, *alone,
+            *kept, *alone, *self.options,
             stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, env=environ,
             start_new_session=True,  # Ctrl-C is for us; we stop the nodes in good order
         )  # fmt: skip

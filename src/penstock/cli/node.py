@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -19,10 +19,12 @@ from urllib.parse import quote
 import msgspec
 import typer
 
+from penstock.cli.balance_options import Balance, Rebalance, balancing
 from penstock.cli.interrupts import interrupts, unless
 from penstock.cli.output import error_console
 from penstock.cli.up import Cluster
 from penstock.errors import UsageError
+from penstock.settings import Balancing
 
 if TYPE_CHECKING:
     import uvicorn
@@ -77,6 +79,8 @@ def node(
             help="Where durable checkpoints live: any fsspec URL that all nodes share, the same for all.",
         ),
     ] = None,
+    rebalance: Rebalance = False,
+    balance: Balance = None,
     found_after: Annotated[
         float | None,
         typer.Option(
@@ -101,6 +105,7 @@ def node(
     identity = Identity(named, address(gateway, advertise), role, slots, kept, found_after)
     if checkpoints is not None:
         identity = replace(identity, checkpoints=store_url(checkpoints))
+    identity = replace(identity, rebalance=rebalance, balancing=balancing(balance))
     listener = listen(bind, port)  # first of all: nothing is started when the port is in use
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
@@ -147,6 +152,10 @@ class Identity:
     """Seconds after which an empty Redis is a new cluster; `None`: the default."""
     checkpoints: str | None = None
     """Where durable checkpoints live; `None`: there are none."""
+    rebalance: bool = False
+    """Whether executors are moved without being asked."""
+    balancing: Balancing = field(default_factory=Balancing)
+    """How executors are placed by what is measured."""
 
 
 def data_folder(cluster: str, name: str) -> Path:
@@ -204,7 +213,9 @@ def _agent(redis: str, cluster: str, identity: Identity) -> NodeAgent:
     from penstock.cluster.agent import NodeAgent
     from penstock.settings import ClusterSettings
 
-    settings = ClusterSettings(prefix=cluster, checkpoints=identity.checkpoints)
+    settings = ClusterSettings(
+        prefix=cluster, checkpoints=identity.checkpoints, rebalance=identity.rebalance, balancing=identity.balancing
+    )
     if identity.found_after is not None:
         settings = msgspec.structs.replace(settings, found_after=identity.found_after)
     return NodeAgent(

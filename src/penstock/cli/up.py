@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penstock.cli.balance_options import Balance, Rebalance, arguments, balancing
 from penstock.cli.interrupts import interrupts, unless
 from penstock.cli.output import Json, console, error_console, print_lines, table
 from penstock.errors import ClusterError
@@ -48,6 +49,8 @@ def up(
             help="Where durable checkpoints live: a directory or an fsspec URL; default: with the nodes' data.",
         ),
     ] = None,
+    rebalance: Rebalance = False,
+    balance: Balance = None,
     json: Json = False,
 ) -> None:
     """Start a cluster on this machine and keep it until Ctrl-C.
@@ -56,9 +59,11 @@ def up(
     """
     from penstock.cli.local_cluster import LocalCluster
 
+    balancing(balance)
     with error_console().status("starting") as status:
         local = LocalCluster(
-            nodes, port, redis=redis, cluster=cluster, data=data, checkpoints=checkpoints, on_progress=status.update
+            nodes, port, redis=redis, cluster=cluster, data=data, checkpoints=checkpoints,
+            options=arguments(rebalance, balance), on_progress=status.update,
         )  # fmt: skip
         asyncio.run(_up(local, status, json))
 

@@ -14,7 +14,7 @@ Set = Annotated[
 ]
 
 
-def assignments(texts: list[str] | None) -> dict[str, Any]:
+def assignments(texts: list[str] | None, option: str = "--set") -> dict[str, Any]:
     """`["n=3", "name=x"]` as `{"n": 3, "name": "x"}`. Raises `UsageError` for what is not an assignment."""
     import msgspec
 
@@ -24,10 +24,10 @@ def assignments(texts: list[str] | None) -> dict[str, Any]:
         key = key.strip()
         if not equals or not key:
             raise UsageError(
-                f"--set {text!r} is not an assignment", remedy="write --set KEY=VALUE, for instance --set n=3"
+                f"{option} {text!r} is not an assignment", remedy=f"write {option} KEY=VALUE, for instance {option} n=3"
             )
         if key in values:
-            raise UsageError(f"--set gives {key!r} twice")
+            raise UsageError(f"{option} gives {key!r} twice")
         try:
             values[key] = msgspec.json.decode(value)
         except msgspec.DecodeError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from penstock.cluster.balancing import Answer, Scene, limits_of, policy_of, relief, scene_of, slot, weigh
+from penstock.cluster.balancing import Answer, Scene, check, policy_of, relief, scene_of, slot, weigh
 from penstock.cluster.bottlenecks import Bottleneck, Bottlenecks, uses
 from penstock.cluster.measuring import Measurement, homes, measured
 from penstock.cluster.metrics import NodeMetrics
@@ -18,7 +18,6 @@ from penstock.placement.balance import Blocked, Transfer
 from penstock.placement.decide import History, PastMove
 from penstock.placement.monitor import Monitor
 from penstock.placement.plan import ExecutorKey
-from penstock.placement.registry import strategy as known_strategy
 from penstock.settings import Balancing
 
 
@@ -43,9 +42,7 @@ class Balancer:
 
     def __init__(self, settings: Balancing) -> None:
         self.settings = settings
-        limits_of(settings)
-        policy_of(settings)
-        known_strategy(settings.strategy)
+        check(settings)
         self._monitor = Monitor(settings.half_life, settings.window)
         self._bottlenecks = Bottlenecks(settings.sustained)
         self._past = _Past()

@@ -33,6 +33,7 @@ from penstock.placement.plan import (
     links,
 )
 from penstock.placement.registry import place
+from penstock.placement.registry import strategy as known
 from penstock.settings import Balancing
 
 Amounts: TypeAlias = tuple[float, float, float]
@@ -120,6 +121,21 @@ def limits_of(settings: Balancing) -> Limits:
 def policy_of(settings: Balancing) -> Policy:
     """Raises `UsageError` for what makes no sense."""
     return Policy(settings.threshold, settings.interval, settings.guard)
+
+
+def check(settings: Balancing) -> None:
+    """Raises `UsageError` that names a setting which makes no sense."""
+    limits_of(settings)
+    policy_of(settings)
+    known(settings.strategy)
+    for name, value, fine, rule in (
+        ("horizon", settings.horizon, settings.horizon > 0, "a time above 0 s"),
+        ("sustained", settings.sustained, settings.sustained >= 0, "a time, and not negative"),
+        ("network", settings.network, settings.network >= 0, "bytes per second; 0 when it is not known"),
+        ("moves", settings.moves, settings.moves >= 1, "at least 1"),
+    ):
+        if not fine:
+            raise UsageError(f"the balancing setting {name} cannot be {value}", remedy=f"it is {rule}")
 
 
 def scene_of(
