@@ -214,6 +214,10 @@ class NodeAgent:
             self._name, store, self._participation, self._preparation, settings, lambda: self._view
         )
         await self._verifier.start()
+        self._reconciler = Reconciler(
+            self._bus, store, self._clock, self._events, self._participation, self._election, self._steward,
+            self._keeper, self._runner, self._woken,
+        )  # fmt: skip
 
     async def stop(self) -> None:
         """Leave the cluster, stop and reap all workers, release everything. May be called twice."""
@@ -261,6 +265,7 @@ class NodeAgent:
             "memory": psutil.virtual_memory().total,
             "slots": self._slots,
             "version": _version(),
+            "checkpoints": self._runner.places.mark,
             "python": platform.python_version(),
         }
 
@@ -279,64 +284,6 @@ class NodeAgent:
         if trusted:
             self._runner.joined(self._participation.incarnation)
         self._wake()
-
-    async def _reconcile(self) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._patience()):
-                    await self._woken.wait()
-            self._woken.clear()
-            try:
-                await self._step()
-            except BusDown as error:
-                self._problem = error.message
-            except Exception as error:  # also one that is a bug: without this task nothing is started or stopped here
-                bug = f"an error in the program: {type(error).__name__}: {error}"
-                self._problem = error.message if isinstance(error, PenstockError) else bug
-                self._events.say("node.problem", self._problem, level="error")
-
-    def _patience(self) -> float:
-        """Until something has to be looked at again, if nobody rings."""
-        poll, at = self._settings.poll, self._steward.again_at
-        return poll if at is None else min(poll, max(0.01, at - self._redis_time()))
-
-    def _redis_time(self) -> float:
-        """As far as it is known here, in seconds."""
-        return self._view.now + self._clock.monotonic() - self._seen_at
-
-    async def _step(self) -> None:
-        """Decide, converge, report."""
-        view = self._view
-        self._keeper.look(view, self._election.term)
-        if not self._participation.trusted:
-            return
-        if term := self._election.term:
-            may_judge = self._participation.may_judge()
-            await self._steward.act(msgspec.structs.replace(view, now=self._redis_time()), term, may_judge)
-            if may_judge:
-                await self._forget_dead()
-        self._runner.apply(view.lineage, view.models)
-        await self._runner.flush()
-        await self._events.flush()
-        self._problem = ""
-
-    async def _forget_dead(self) -> None:
-        """Strike off members, and nodes that the catalogue still waits for, whose lease has run out."""
-        sight = self._participation.sight
-        if not sight.store.lineage:
-            return
-        store = sight.store
-        for node in sorted(store.members.keys() | store.expected):
-            if store.live(node, sight.now) is None:
-                await self._store.forget(node, store.members.get(node, 0))
-                with contextlib.suppress(BusDown):
-                    await self._bus.command("DEL", self._bus.key("metrics", node))
-
-    async def _listen(self) -> None:
-        """Notice workers that say nothing."""
-        while True:
-            self._runner.look_for_silence()
-            await asyncio.sleep(self._settings.silence / LOOKS)
 
     async def _tidy(self) -> None:
         """Keep the catalogue in Redis small, and the disk."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -21,7 +22,7 @@ from urllib.parse import quote, unquote
 
 import fsspec
 
-from penstock.errors import CheckpointError, PenstockError
+from penstock.errors import CheckpointError, ClusterError, PenstockError
 from penstock.worker.store import CheckpointStore
 
 P = ParamSpec("P")
@@ -87,6 +88,13 @@ def _settle(future: asyncio.Future[T], result: T, error: Exception | None) -> No
         future.set_exception(error)
 
 
+NO_STORE = "it has no store for durable checkpoints"
+REMEDY = (
+    "start every node with the same --checkpoints URL (a directory that all machines share, s3://…), or bring it online "
+    "with recovery `none`"
+)
+
+
 class Places:
     """Paths below one root (any fsspec URL). `root` None: there is no store."""
 
@@ -96,6 +104,19 @@ class Places:
 
     def __str__(self) -> str:
         return "nowhere" if self.root is None else without_password(self.root)
+
+    @property
+    def mark(self) -> str:
+        """Different for different roots, and tells nothing of them; empty without a store. Nodes compare it."""
+        return "" if self.root is None else hashlib.sha256(self.root.encode()).hexdigest()[:16]
+
+    def check(self, recovery: str, other: str, node: str) -> None:
+        """Raises `ClusterError` when a model of this recovery class cannot be online here: without a store, or with
+        another one than `node`, whose `mark` is `other`."""
+        if kept(recovery) and not self.mark:
+            raise ClusterError(f"recovery {recovery!r} needs durable checkpoints, and {NO_STORE}", remedy=REMEDY)
+        if kept(recovery) and self.mark != other:
+            raise ClusterError(f"its --checkpoints is another one than that of node {node}", remedy=REMEDY)
 
     def url(self, lineage: tuple[str, ...], model: str, generation: int) -> str | None:
         """What `Load.checkpoint_url` says of a generation of a model; `None` without a store or a catalogue."""
@@ -112,7 +133,7 @@ class Places:
         """The checkpoints of a generation. Raises `CheckpointError` when there is no store."""
         url = self.url(lineage, model, generation)
         if url is None:
-            raise CheckpointError("this node has no store for checkpoints", remedy="start it with --checkpoints URL")
+            raise CheckpointError("this node has no store for checkpoints", remedy=REMEDY)
         return Place(url, flow, f"the checkpoint store at {self}")
 
     # ---- what is not needed any more: these block -----------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from penstock.cluster.change_plan import change_plan
+from penstock.cluster.checkpoint_places import REMEDY, kept
 from penstock.cluster.names import DEFAULT_GROUP, full_name
 from penstock.cluster.participation import Participation
 from penstock.cluster.plan import status
@@ -154,6 +155,9 @@ class Operations:
                 f"recovery class {recovery!r} is not built yet", remedy=f"choose {' or '.join(RECOVERIES)}"
             )
         given = entry.config if config is None else _encoded(config)
+        if kept(recovery) and self._settings.checkpoints is None:
+            text = f"recovery {recovery!r} needs durable checkpoints, and node {self._node} has no store for them"
+            raise UsageError(text, remedy=REMEDY)
         topology = await self._preparation.reexamine(entry.digest, given)
         stage_counts(topology, executors)
         operation = Operation(kind=Kind.ONLINE, model=name, config=given, options=_options(recovery, executors))

@@ -21,7 +21,7 @@ from penstock.cluster.runner import Runner
 from penstock.cluster.store import Sight
 from penstock.cluster.transaction.records import Entry, Kind, Phase, State, Store, Tx
 from penstock.cluster.verification import Verifier
-from penstock.cluster.view import decode_config
+from penstock.cluster.view import Options, decode_config
 from penstock.errors import ClusterError, PenstockError
 from penstock.flow.graph import Topology
 from penstock.model.environment import Environment, Environments
@@ -160,6 +160,7 @@ class Preparation:
                 package = await self._sound(entry.digest, tx.by)
                 await self._verified(package, str(self._library.tree(entry.digest)), given)
                 if operation.kind is Kind.ONLINE:
+                    self._check_store(tx, sight)
                     await self._worker(tx, entry.digest)
 
     async def _sound(self, digest: str, first: str) -> Package:
@@ -167,6 +168,13 @@ class Preparation:
         if await self._library.check([digest]):
             await self._library.obtain(digest, self._neighbours.sources(first))
         return self._library.package(digest)
+
+    def _check_store(self, tx: Tx, sight: Sight) -> None:
+        """Whether this node and the one that was asked have the same store for durable checkpoints, if one is needed.
+        Raises `ClusterError`."""
+        recovery = msgspec.json.decode(tx.operation.options or "{}", type=Options).recovery
+        places = self._runner.places
+        places.check(recovery, sight.fields.get(tx.by, {}).get("checkpoints", places.mark), tx.by)
 
     async def _worker(self, tx: Tx, digest: str) -> None:
         place = self.place(digest)
