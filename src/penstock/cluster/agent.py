@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -25,6 +24,7 @@ import psutil
 
 from penstock.clock import Clock, SystemClock
 from penstock.cluster import presentation
+from penstock.cluster.addresses import data_address
 from penstock.cluster.bus import Bus, BusDown
 from penstock.cluster.cancellation import end
 from penstock.cluster.checkpoint_places import Places
@@ -36,12 +36,14 @@ from penstock.cluster.leader import Election
 from penstock.cluster.library import Library
 from penstock.cluster.local_journal import LocalJournal
 from penstock.cluster.metrics import HeldKeys, Metering, NodeMetrics, exchange_metrics
+from penstock.cluster.move_requests import Moves
 from penstock.cluster.names import full_name
 from penstock.cluster.neighbours import Neighbours
 from penstock.cluster.operations import Operations
 from penstock.cluster.participation import Participation
 from penstock.cluster.preparation import Preparation
 from penstock.cluster.rebalancing import Rebalancing
+from penstock.cluster.reconciling import Reconciler
 from penstock.cluster.routing import Questions
 from penstock.cluster.runner import Runner
 from penstock.cluster.service import (
@@ -55,6 +57,7 @@ from penstock.cluster.service import (
     LogEntry,
     MetricsView,
     ModelView,
+    MoveOrder,
     NodeView,
     NoRoom,
     NotFound,
@@ -68,7 +71,6 @@ from penstock.cluster.service import (
     Unavailable,
     VersionView,
 )
-from penstock.cluster.silence import LOOKS
 from penstock.cluster.stewardship import Steward
 from penstock.cluster.store import CatalogueStore, Sight
 from penstock.cluster.verification import Verifier
@@ -79,7 +81,6 @@ from penstock.model.archive import Limits
 from penstock.model.environment import Environments
 from penstock.settings import ClusterSettings, RunSettings
 
-_LOOPBACK = ("localhost", "127.", "::1")
 _TIDY_EVERY = 5.0
 """Seconds between two looks for packages that nobody needs."""
 
@@ -114,7 +115,7 @@ class NodeAgent:
         self._run_settings = run_settings or RunSettings()
         self._clock: Clock = clock or SystemClock()
         self._slots = slots or os.cpu_count() or 1
-        self._bind = bind if bind is not None else _data_address(address)
+        self._bind = bind if bind is not None else data_address(address)
         self._launcher, self._transport = launcher, transport
         self._wanted, self._limits = data_dir, Limits()
         self._data: DataDirectory | None = None
@@ -122,13 +123,12 @@ class NodeAgent:
         self._events = EventLog(self._bus, name)
         self._metering = Metering(name, self._clock)
         self._held = HeldKeys()
-        self._rebalancing = Rebalancing(self._settings, self._clock, self._events)
+        self._moves = Moves(self._bus, name, self._fresh)
+        self._rebalancing = Rebalancing(self._settings, self._clock, self._events, self._move_of)
         self._steward = Steward(self._bus, name, self._held)
         self._process = psutil.Process()
         self._view: View = EMPTY
         """The latest."""
-        self._seen_at = 0.0
-        """When it was taken, monotonic."""
         self._known_view: View = EMPTY
         """The latest but those of a Redis that has lost its memory: what runs goes on as this one says."""
         self._woken = asyncio.Event()
@@ -144,6 +144,7 @@ class NodeAgent:
         self._participation: Participation
         self._election: Election
         self._operations: Operations
+        self._reconciler: Reconciler
         self._running = False
 
     # ---- life -------------------------------------------------------------------------------------------------------
@@ -165,9 +166,9 @@ class NodeAgent:
             asyncio.create_task(work, name=f"{self._name}-{what}")
             for what, work in (
                 ("election", self._election.run()),
-                ("reconcile", self._reconcile()),
+                ("reconcile", self._reconciler.run()),
                 ("metrics", self._publish()),
-                ("silence", self._listen()),
+                ("silence", self._reconciler.listen()),
                 ("tidy", self._tidy()),
             )
         ]
@@ -213,11 +214,11 @@ class NodeAgent:
         self._operations = Operations(
             self._name, store, self._participation, self._preparation, settings, lambda: self._view
         )
-        await self._verifier.start()
         self._reconciler = Reconciler(
             self._bus, store, self._clock, self._events, self._participation, self._election, self._steward,
             self._keeper, self._runner, self._woken,
         )  # fmt: skip
+        await self._verifier.start()
 
     async def stop(self) -> None:
         """Leave the cluster, stop and reap all workers, release everything. May be called twice."""
@@ -264,8 +265,8 @@ class NodeAgent:
             "cpus": os.cpu_count() or 1,
             "memory": psutil.virtual_memory().total,
             "slots": self._slots,
-            "version": _version(),
             "checkpoints": self._runner.places.mark,
+            "version": _version(),
             "python": platform.python_version(),
         }
 
@@ -276,7 +277,8 @@ class NodeAgent:
         self._wake()
 
     def _take_in(self, sight: Sight) -> None:
-        self._view, self._seen_at = view_of(sight, self._preparation.describe), self._clock.monotonic()
+        self._view = view_of(sight, self._preparation.describe)
+        self._reconciler.saw(self._view)
         if self._view.lineage or not self._known_view.lineage:
             self._known_view = self._view
 
@@ -311,6 +313,7 @@ class NodeAgent:
                 workers.refill()
             workers.trim_logs()
             own = self._metering.report(self._process.memory_info().rss, len(workers.pids()))
+            own.refused = self._steward.refused + self._runner.refused
             with contextlib.suppress(ClusterError):
                 self._metrics = await exchange_metrics(self._bus, own, sorted(self._view.members))
                 self._held.learn(self._metrics.values(), self._view.models)
@@ -340,7 +343,7 @@ class NodeAgent:
             return [self._problem]
         if self._participation.ready:
             return []
-        return [self._participation.problem or self._problem or "it is synchronising with the catalogue"]
+        return [self._participation.problem or self._reconciler.problem or "it is synchronising with the catalogue"]
 
     async def health(self) -> Health:
         """See `NodeService`."""
@@ -508,6 +511,16 @@ class NodeAgent:
             self._wake()
         return outcome
 
+    async def move(
+        self, name: str, executor: str, node: str, *, user: str = "", wait: float | None = None
+    ) -> MoveOrder:
+        """See `NodeService`."""
+        self._check_ready()
+        return await self._moves.wait(await self._moves.ask(full_name(name), executor, node, user), wait)
+
+    async def _move_of(self, name: str, executor: str, node: str) -> None:
+        await self._moves.ask(name, executor, node)
+
     async def offline(self, name: str, *, ask: Ask = ASK) -> Outcome:
         """See `NodeService`."""
         self._check_ready()
@@ -570,20 +583,6 @@ class NodeAgent:
     async def internal(self, token: str, body: bytes) -> bytes:
         """See `NodeService`."""
         return await self._questions.serve(token, body)
-
-
-def _data_address(address: str) -> str | None:
-    """The IP address for data sockets; `None` (`ipc`) when other machines cannot reach this node anyway."""
-    host = urlsplit(address).hostname or "localhost"
-    if host.startswith(_LOOPBACK):
-        return None
-    try:
-        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
-    except OSError as error:
-        raise ClusterError(
-            f"the address of this node, {address!r}, cannot be resolved: {error.strerror}",
-            remedy="give an IP address of this machine with --bind",
-        ) from error
 
 
 def _version() -> str:

@@ -31,12 +31,16 @@ class NodeMetrics(msgspec.Struct, kw_only=True):
 
     node: str
     executors: dict[str, list[ExecutorView]] = {}
+    """model -> its executors here; with replicas, their primaries."""
+    standbys: dict[str, list[ExecutorView]] = {}
     channels: dict[str, list[ChannelView]] = {}
     lost: dict[str, int] = {}
     """model -> records lost that this node's producers know of, also those of workers that are gone."""
     cpu: float = 0.0
     rss: int = 0
     workers: int = 0
+    refused: int = 0
+    """Stale commands that were refused."""
 
 
 @dataclass
@@ -96,6 +100,7 @@ class Metering:
         now = self._clock.monotonic()
         part = self._parts.setdefault((worker, message.model), _Part())
         self._rss[worker] = message.rss
+        part.executors.clear()
         for executor in message.executors:
             name = str(executor.executor)
             part.executors[name] = executor
@@ -145,7 +150,9 @@ class Metering:
                 _executor(e, part.rates[name].per_second(now), part.recent_latency(name, now), per_weight[worker])
                 for name, e in part.executors.items()
             ]
-            result.executors.setdefault(model, []).extend(views)
+            result.executors.setdefault(model, []).extend(v for v in views if v.role in _LEADING)
+            if standbys := [view for view in views if view.role not in _LEADING]:
+                result.standbys.setdefault(model, []).extend(standbys)
             result.cpu += sum(view.cpu for view in views)
             result.channels.setdefault(model, []).extend(
                 _channel(key, c, part.channel_rates[key].per_second(now)) for key, c in part.channels.items()
@@ -187,6 +194,8 @@ class HeldKeys:
         return self._keys.get((node, model, executor), 0)
 
 
+_LEADING = ("", "primary")
+"""Roles of those that do the work of an executor."""
 _SAME_FOR_ALL = 4096
 """An executor counts for as much memory as so many keys, besides those that it has."""
 
@@ -215,6 +224,10 @@ def _executor(
         progress=metrics.progress,
         latency=latency,
         counters=metrics.counters,
+        role=metrics.role,
+        replica=metrics.replica,
+        behind=metrics.behind,
+        kept_bytes=metrics.kept_bytes,
     )
 
 

@@ -18,7 +18,7 @@ from penstock.cluster.change_plan import change_plan
 from penstock.cluster.checkpoint_places import REMEDY, kept
 from penstock.cluster.names import DEFAULT_GROUP, full_name
 from penstock.cluster.participation import Participation
-from penstock.cluster.plan import status
+from penstock.cluster.plan import runs_unprotected, status
 from penstock.cluster.preparation import Preparation
 from penstock.cluster.service import (
     Ask,
@@ -39,16 +39,17 @@ from penstock.cluster.transaction.records import Entry, Kind, Operation, Phase, 
 from penstock.cluster.view import Options, View, decode_config
 from penstock.errors import ClusterError, UsageError
 from penstock.flow.graph import Topology
+from penstock.model.manifest import RECOVERIES
 from penstock.model.package import Package
 from penstock.placement.plan import stage_counts
 from penstock.settings import ClusterSettings
 
-RECOVERIES = ("none",)
-"""What `recovery` may be."""
 _LONGEST = 3600.0
 """Seconds that a caller may give the nodes to prepare."""
-_RUN = frozenset({"online", "finished", "failed", "changed"})
+_RUN = frozenset({"online", "unprotected", "finished", "failed", "changed"})
 """What a model that is to go online ends up as."""
+_PROTECTED_AFTER = 5.0
+"""Seconds that a caller waits at most, once the model runs, until its standbys could take over."""
 _NOTHING: Mapping[str, Any] = {}
 _APPLYING = 30.0
 """Seconds that putting a finished operation in effect may take before the caller is told that it goes on."""
@@ -152,12 +153,12 @@ class Operations:
         recovery = recovery or msgspec.json.decode(entry.options, type=Options).recovery
         if recovery not in RECOVERIES:
             raise UsageError(
-                f"recovery class {recovery!r} is not built yet", remedy=f"choose {' or '.join(RECOVERIES)}"
+                f"there is no recovery class {recovery!r}", remedy=f"choose one of {', '.join(RECOVERIES)}"
             )
-        given = entry.config if config is None else _encoded(config)
         if kept(recovery) and self._settings.checkpoints is None:
             text = f"recovery {recovery!r} needs durable checkpoints, and node {self._node} has no store for them"
             raise UsageError(text, remedy=REMEDY)
+        given = entry.config if config is None else _encoded(config)
         topology = await self._preparation.reexamine(entry.digest, given)
         stage_counts(topology, executors)
         operation = Operation(kind=Kind.ONLINE, model=name, config=given, options=_options(recovery, executors))
@@ -315,8 +316,11 @@ class Operations:
         limit = self._settings.worker_start + self._settings.request
         seconds = limit if ask.wait is None else max(0.0, min(limit, ask.wait))
         await self._participation.wait_for(lambda _: self._status(name, operation) in _RUN, seconds)
+        if self._status(name, operation) == "unprotected" and len(self._view().live()) > 1:
+            patience = min(seconds, _PROTECTED_AFTER)
+            await self._participation.wait_for(lambda _: self._status(name, operation) != "unprotected", patience)
         match self._status(name, operation):
-            case "online" | "finished":
+            case "online" | "unprotected" | "finished":
                 return
             case "failed":
                 raise ClusterError(
@@ -337,7 +341,9 @@ class Operations:
         known = self._view().models.get(name)
         if known is None or known.entry.generation > operation.revision:
             return "changed"
-        return "starting" if known.entry.generation < operation.revision else status(known)
+        if known.entry.generation < operation.revision:
+            return "starting"
+        return "unprotected" if runs_unprotected(known) else status(known)
 
 
 def _fresh() -> str:

@@ -234,6 +234,15 @@ def reachable(plan: Plan, run: Mapping[str, RunEntry]) -> bool:
     return all((entry := present(plan, run, seat)) is not None and entry.state in ALIVE for seat in plan.seats)
 
 
+def runs_unprotected(state: ModelState) -> bool:
+    """Whether all primaries run, but some of them have no standby that could take over."""
+    plan = state.plan
+    if plan is None or status(state) != "degraded":
+        return False
+    known = (present(plan, state.run, plan.seat(executor)) for executor in plan.executors)
+    return plan.replicated and all(report is not None and report.state in ("running", "finished") for report in known)
+
+
 def status(state: ModelState) -> str:
     """What `ModelView.status` says."""
     entry, plan, run = state.entry, state.plan, state.run

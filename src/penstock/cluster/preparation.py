@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 import msgspec
 
 from penstock.cluster.event_log import EventLog
+from penstock.cluster.hosted import Place
 from penstock.cluster.library import Library
 from penstock.cluster.neighbours import Neighbours
-from penstock.cluster.hosted import Place
 from penstock.cluster.runner import Runner
 from penstock.cluster.store import Sight
 from penstock.cluster.transaction.records import Entry, Kind, Phase, State, Store, Tx

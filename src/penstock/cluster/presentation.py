@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from penstock.cluster.metrics import NodeMetrics
-from penstock.cluster.plan import ModelState, status
-from penstock.cluster.service import ChannelView, ExecutorView, ModelView, NodeView, PlacementView
+from penstock.cluster.plan import GONE, ModelState, Plan, present, status
+from penstock.cluster.service import ChannelView, ExecutorView, ModelView, NodeView, PlacementView, ReplicaView
 from penstock.cluster.view import Member, View
 from penstock.model.manifest import Manifest
 
@@ -37,6 +37,7 @@ def _node(view: View, member: Member, executors: int, metrics: NodeMetrics | Non
         workers=0 if metrics is None else metrics.workers,
         cpu=0.0 if metrics is None else metrics.cpu,
         rss=0 if metrics is None else metrics.rss,
+        refused=0 if metrics is None else metrics.refused,
         applied=member.number("applied"),
         version=member.lease.get("version", ""),
     )
@@ -49,21 +50,49 @@ def executor_views(state: ModelState, measured: Mapping[str, ExecutorView]) -> l
     topology = state.entry.topology
     result = []
     for name, assigned in sorted(state.plan.executors.items(), key=lambda item: _order(item[0])):
-        report = state.run.get(name)
-        current = report is not None and report.epoch == assigned.epoch
-        base = measured.get(name) or ExecutorView(id=name)
+        seat = state.plan.seat(name)
+        report = present(state.plan, state.run, seat)
+        base = measured.get(seat) or ExecutorView(id=name)
+        move = state.moves.get(name)
         result.append(
             msgspec.structs.replace(
                 base,
                 steps=() if topology is None else topology.stages[_order(name)[0]].steps,
                 node=assigned.node,
-                pid=report.pid if report is not None and current else 0,
+                pid=report.pid if report is not None else 0,
                 epoch=f"{assigned.epoch.term}.{assigned.epoch.counter}",
-                state=_state(report.state) if report is not None and current else "starting",
+                state=_state(report.state) if report is not None else "starting",
                 restarts=assigned.restarts,
+                degraded=state.plan.replicated and state.plan.records[name].degraded,
+                replicas=_replicas(state, state.plan, name, measured),
+                moving_to="" if move is None else move.to,
             )
         )
     return result
+
+
+def _replicas(state: ModelState, plan: Plan, executor: str, measured: Mapping[str, ExecutorView]) -> list[ReplicaView]:
+    """The primary first."""
+    record = plan.records.get(executor)
+    views = []
+    for name in () if record is None else (record.primary, *sorted(record.standbys)):
+        assert record is not None
+        report, known = present(plan, state.run, name), measured.get(name)
+        gone = report is None or report.state in GONE
+        views.append(
+            ReplicaView(
+                name=name,
+                role="primary" if name == record.primary else record.standbys[name].value,
+                node=plan.replicas[name].node,
+                pid=0 if report is None or gone else report.pid,
+                state="starting" if report is None else _state(report.state),
+                protects=name in record.protecting,
+                behind=0 if known is None else known.behind,
+                kept_bytes=0 if known is None else known.kept_bytes,
+                cpu=0.0 if known is None else known.cpu,
+            )
+        )
+    return views
 
 
 def _state(reported: str) -> str:
@@ -79,7 +108,7 @@ def model_view(state: ModelState, metrics: Iterable[NodeMetrics], manifest: Mani
     """One model with what is known of it. `manifest`: of its package, if this node has it."""
     entry, plan, topology = state.entry, state.plan, state.entry.topology
     parts = list(metrics)
-    executors = executor_views(state, {e.id: e for part in parts for e in part.executors.get(entry.name, ())})
+    executors = executor_views(state, _measured(entry.name, parts))
     stages, edges = ((), ()) if topology is None else (topology.stages, topology.edges)
     sources = [e for e in executors if topology is None or stages[_order(e.id)[0]].has_source]
     feeding = {edge.source_stage for edge in edges}
@@ -107,6 +136,8 @@ def model_view(state: ModelState, metrics: Iterable[NodeMetrics], manifest: Mani
         error=entry.error,
         restarts=0 if plan is None else sum(a.restarts for a in plan.executors.values()),
         lost=lost(state, parts),
+        promotions=0 if plan is None else plan.promotions,
+        restores=0 if plan is None else plan.restores,
         keys_lost=0 if plan is None else plan.keys_lost,
         rate_in=sum(e.rate_in for e in sources),
         rate_out=sum(e.rate_out for e in last),
@@ -120,6 +151,12 @@ def model_view(state: ModelState, metrics: Iterable[NodeMetrics], manifest: Mani
     )
 
 
+def _measured(model: str, parts: Iterable[NodeMetrics]) -> dict[str, ExecutorView]:
+    """What executors, or their replicas, were measured to do."""
+    views = (e for part in parts for of in (part.executors, part.standbys) for e in of.get(model, ()))
+    return {view.replica or view.id: view for view in views}
+
+
 def lost(state: ModelState, metrics: Iterable[NodeMetrics]) -> int:
     """Records known to be lost: what nodes measure now, and what they reported before they went."""
     counts = dict(state.lost)
@@ -129,13 +166,15 @@ def lost(state: ModelState, metrics: Iterable[NodeMetrics]) -> int:
 
 
 def channel_views(state: ModelState, metrics: Iterable[NodeMetrics]) -> list[ChannelView]:
-    """The traffic matrix of a model."""
+    """The traffic matrix of a model. With replicas it is that of the primaries."""
+    replicated = state.plan is not None and state.plan.replicated
     nodes = {} if state.plan is None else {name: a.node for name, a in state.plan.executors.items()}
     return sorted(
         (
             msgspec.structs.replace(c, remote=nodes.get(c.producer) != nodes.get(c.consumer))
             for part in metrics
             for c in part.channels.get(state.entry.name, ())
+            if not replicated or nodes.get(c.producer) == part.node
         ),
         key=lambda c: (c.edge, _order(c.producer), _order(c.consumer)),
     )

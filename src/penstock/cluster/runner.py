@@ -251,6 +251,7 @@ class Runner:
             return state if plan is None else msgspec.structs.replace(state, plan=None)
         if not hosted:
             return state
+        self.refused += plan is not None and name not in self._restore
         self._restore[name] = running
         return msgspec.structs.replace(state, plan=running)
 

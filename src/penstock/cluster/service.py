@@ -24,6 +24,8 @@ from penstock.cluster.balance_views import ChannelView as ChannelView
 from penstock.cluster.balance_views import PlacementView as PlacementView
 from penstock.cluster.balance_views import RebalanceView as RebalanceView
 from penstock.cluster.checkpoint_record import CheckpointRecord
+from penstock.cluster.replica_views import MoveOrder as MoveOrder
+from penstock.cluster.replica_views import ReplicaView as ReplicaView
 from penstock.errors import ClusterError
 from penstock.flow.graph import Topology
 
@@ -98,6 +100,9 @@ class NodeView(msgspec.Struct, kw_only=True):
     """Bytes that wait to be taken in by its executors."""
     bottleneck: str = ""
     """The resource that has been over its bound for some time, with its use."""
+    refused: int = 0
+    """Stale commands that were refused: decisions of a leader whose time was over, plans older than the one that runs.
+    """
     applied: int = 0
     """The catalogue revision that it has applied."""
     version: str = ""
@@ -142,6 +147,18 @@ class ExecutorView(msgspec.Struct, kw_only=True):
     latency: list[float] | None = None
     """End-to-end p50, p95, p99 in seconds."""
     counters: dict[str, int] = {}
+    role: str = ""
+    """With recovery `passive` or `active`: `primary`, unless this tells of a standby."""
+    replica: str = ""
+    behind: int = 0
+    """See `ReplicaView`, as for the next one."""
+    kept_bytes: int = 0
+    degraded: bool = False
+    """No standby could take over: a crash now would cost what it has in memory."""
+    replicas: list[ReplicaView] = []
+    """Its primary and its standbys; empty with recovery `none`."""
+    moving_to: str = ""
+    """The node that it is being moved to."""
 
 
 class ModelView(msgspec.Struct, kw_only=True):
@@ -156,8 +173,8 @@ class ModelView(msgspec.Struct, kw_only=True):
     desired: str
     """`online` or `offline`: what was asked for."""
     status: str
-    """`offline`, `starting`, `online`, `degraded` (some executors are being restarted), `stopping`, `finished` (a
-    bounded flow has ended), `failed`."""
+    """`offline`, `starting`, `online`, `degraded` (some executors are being restarted, or have no standby that could
+    take over), `stopping`, `finished` (a bounded flow has ended), `failed`."""
     generation: int
     """The catalogue revision that made it what it is: grows with every change."""
     config: dict[str, Any] = {}
@@ -177,6 +194,10 @@ class ModelView(msgspec.Struct, kw_only=True):
     """Why it failed, for people."""
     restarts: int = 0
     """Executors restarted since it went online."""
+    promotions: int = 0
+    """How often a standby took over after a loss, since it went online."""
+    restores: int = 0
+    """How often everything was restored from a durable checkpoint, since it went online."""
     lost: int = 0
     """Records known to be lost by restarts since it went online (recovery `none`)."""
     keys_lost: int = 0
@@ -476,6 +497,14 @@ class NodeService(Protocol):
     ) -> Outcome:
         """Run it on the cluster with `executors` per stage (default: the flow's). Waits until it runs. Raises
         `ClusterError` with the author's error when it cannot be loaded (it is then `failed`)."""
+        ...
+
+    async def move(
+        self, name: str, executor: str, node: str, *, user: str = "", wait: float | None = None
+    ) -> MoveOrder:
+        """Have the primary of an executor (`stage.index`) on another node, while everything runs. Waits until it is
+        there, or is known to stay where it is, at most `wait` seconds. Raises `NotFound` for model, executor or node,
+        `Conflict` when the model has no replicas or does not run, `Unavailable`."""
         ...
 
     async def offline(self, name: str, *, ask: Ask = ASK) -> Outcome:

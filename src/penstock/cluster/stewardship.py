@@ -70,12 +70,11 @@ class Steward:
             case WritePlan(plan=plan):
                 lost = sum(self._keys_of(name, state, executor) for executor in decision.restarted)
                 plan = msgspec.structs.replace(plan, keys_lost=plan.keys_lost + lost)
-                told = decision.told or (_announcement(name, decision, lost),)
-                names = ("leader", "models", f"plan:{name}", f"failed:{name}", "counters", "rev", "log",
-                         f"moves:{name}", "bell")  # fmt: skip
+                told = decision.told if plan.replicated else (_announcement(name, decision, lost),)
+                written = (f"plan:{name}", f"failed:{name}", "counters", "rev", "log", f"moves:{name}", "bell")
                 code = await self._bus.script(
                     "plan_write",
-                    self._keys(*names),
+                    self._keys("leader", "models", *written),
                     [
                         self._node, term, name, generation, plan.revision, msgspec.json.encode(plan),
                         len(decision.settled), *decision.settled,
