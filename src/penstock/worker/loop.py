@@ -433,7 +433,7 @@ class Worker:
         pause = self.clock.monotonic() - executor.barrier_at
         # Of the state, only what `_commit` needs is kept.
         self._taken.setdefault((model.name, checkpoint), {})[executor] = snapshot.without_state(part)
-        self.store(model, executor.id, checkpoint, part, pause)
+        self.store(model, executor.id, checkpoint, snapshot.write(part), pause)
 
     def part(self, model: Model, executor: ExecutorId, checkpoint: int) -> Part | None:
         """An executor's part of a complete checkpoint."""
@@ -442,13 +442,14 @@ class Worker:
             return None
         return snapshot.read(store.read_part(checkpoint, str(executor)))
 
-    def store(self, model: Model, executor: ExecutorId, checkpoint: int, part: Part, pause: float) -> None:
+    def store(self, model: Model, executor: ExecutorId, checkpoint: int, data: bytes | None, pause: float) -> None:
         """Write an executor's part in the background, and say when it is durable."""
-        store = self._stores.get(model.name)
+        store, name, here = self._stores.get(model.name), model.name, executor
         if store is None:
             return
-        data = snapshot.write(part)
-        name, here = model.name, executor
+        if data is None:
+            self.say(CheckpointFailed(name, checkpoint, f"the state of executor {here} could not be taken"))
+            return
 
         def done(message: Message) -> None:
             self._written.append(lambda: self.say(message))

@@ -77,8 +77,8 @@ class Surroundings(Protocol):
         """The same of a replicated one."""
         ...
 
-    def store(self, model: Model, executor: ExecutorId, checkpoint: int, part: Part, pause: float) -> None:
-        """Make a replicated executor's part of a durable checkpoint durable, and say so."""
+    def store(self, model: Model, executor: ExecutorId, checkpoint: int, data: bytes | None, pause: float) -> None:
+        """Make an executor's part of a durable checkpoint durable, and say so. `None`: it could not be taken."""
         ...
 
     def part(self, model: Model, executor: ExecutorId, checkpoint: int) -> Part | None:

@@ -89,8 +89,7 @@ class Positioned(Protocol):
 def take(executor: Restorable, checkpoint: int) -> Part:
     """The executor's state now. Sinks make their records durable on the way."""
     part = Part((executor.id.stage, executor.id.index), executor.ended)
-    for lane in executor.lanes:
-        part.offsets.setdefault(lane.step, {})[lane.partition] = codec.pack([lane.position()])
+    _take_offsets(executor, part)
     for name, operator in executor.chain.operators.items():
         with naming(name, "its state cannot be stored: "):
             if isinstance(operator, KeyedOperator):
@@ -112,6 +111,18 @@ def take(executor: Restorable, checkpoint: int) -> Part:
 def add_sink(part: Part, step: str, pending: Any) -> None:
     """What a sink has prepared for the part's checkpoint."""
     part.sinks[step] = codec.pack([pending])
+
+
+def without_keys(executor: Restorable) -> Part:
+    """What is needed to commit a part of an executor without sinks: its offsets."""
+    part = Part((executor.id.stage, executor.id.index), executor.ended)
+    _take_offsets(executor, part)
+    return part
+
+
+def _take_offsets(executor: Restorable, part: Part) -> None:
+    for lane in executor.lanes:
+        part.offsets.setdefault(lane.step, {})[lane.partition] = codec.pack([lane.position()])
 
 
 def without_state(part: Part) -> Part:

@@ -22,6 +22,7 @@ Mutant = tuple[type, str, Callable[..., Any]]
 
 _release, _apply = OutputLine.release, Core.apply
 _prepared, _on_checkpoint, _checkpoint = Standby.prepared, Standby.on_checkpoint, Primary.checkpoint
+_forget = Primary._forget
 _take_over, _fit, _silence, _move = Primary.take_over, Standby.fit, Primary.silence, Standby.move
 _neighbour, _from_primary, _from_standby = Replica._neighbour, Replica._from_primary, Replica._from_standby
 
@@ -56,12 +57,18 @@ def safe_when_processed(primary: Primary) -> int:
     return primary.core.executed
 
 
-def safe_when_sent(primary: Primary, state: Any, base: int | None) -> None:
-    _checkpoint(primary, state, base)
+def safe_when_sent(primary: Primary, cut: Any, state: Any) -> None:
+    _checkpoint(primary, cut, state)
     for follower in primary.followers.values():
         if follower.pending is not None and follower.synced:
             follower.applied = follower.acked = follower.pending.position
             follower.held = {number: taken + 1 for number, taken in follower.pending.marks.items()}
+
+
+def nothing_kept_for_a_cut(primary: Primary) -> None:
+    cut, primary.cut = primary.cut, None
+    _forget(primary)
+    primary.cut = cut
 
 
 def forget_epochs_between_replicas(replica: Replica, message: Any, *rest: Any) -> None:
@@ -184,6 +191,7 @@ MUTANTS: dict[str, Mutant] = {
     "acknowledged without the inputs": (Standby, "acknowledge", acknowledge_log_alone),
     "discarded before the checkpoint is applied": (Standby, "on_checkpoint", discard_on_receipt),
     "safe when processed": (Primary, "_safe_through", safe_when_processed),
+    "what comes while the state is taken is forgotten": (Primary, "_forget", nothing_kept_for_a_cut),
     "safe when the checkpoint is sent": (Primary, "checkpoint", safe_when_sent),
     "no fencing of the old primary's log": (Replica, "_from_primary", forget_epochs_between_replicas),
     "nobody fences the old primary": (Replica, "_from_primary", acknowledge_after_promotion),

@@ -343,8 +343,10 @@ class Simulation:
             self.post(host.name, host.work())
         elif choice < 0.64:
             self.post(host.name, host.event())
+        elif host.taking is not None and choice < 0.7:
+            self.post(host.name, host.end_checkpoint())
         elif choice < 0.64 + self.checkpoint_chance * 0.3 and host.machine.checkpoint_due():
-            self.post(host.name, host.checkpoint())
+            host.begin_checkpoint()
             self.stats["checkpoints"] += 1
         else:
             self.post(host.name, host.obey(host.machine.turn()))
@@ -385,6 +387,8 @@ class Simulation:
             self.post(host.name, host.prepare())
         while (sends := host.work()) is not None:
             self.post(host.name, sends)
+        if host.taking is not None:
+            self.post(host.name, host.end_checkpoint())
         if host.machine.checkpoint_due():
             self.post(host.name, host.checkpoint())
         self.post(host.name, host.obey(host.machine.silence() if silent else host.machine.turn()))

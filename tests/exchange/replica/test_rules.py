@@ -78,7 +78,9 @@ class Pair:
         return instructions
 
     def checkpoint(self) -> None:
-        self.tell(self.a.checkpoint("state", self.a.checkpoint_base()))
+        cut = self.a.begin_checkpoint(self.a.checkpoint_base())
+        assert cut is not None
+        self.tell(self.a.checkpoint(cut, "state"))
 
     def prepared(self) -> None:
         position = [i.checkpoint.position for i in self.seen if isinstance(i, Prepare)][-1]

@@ -20,6 +20,7 @@ from penstock.exchange.replica.core import ReplicaSettings
 from penstock.exchange.replica.instructions import Activate, Alarm, Install, Instruction, Prepare, Send, Work
 from penstock.exchange.replica.lines import InputLine, OutputLine
 from penstock.exchange.replica.messages import Checkpoint, Confirm, Data, Hello, Message, Resume
+from penstock.exchange.replica.primary import Cut
 from penstock.exchange.replica.replica import Replica
 
 KEYS = 4
@@ -152,6 +153,8 @@ class Host:
         """States at checkpoints, to take changes against."""
         self.preparing: deque[Checkpoint] = deque()
         self.ready_state: tuple[int, State] | None = None
+        self.taking: tuple[Cut, State] | None = None
+        """A checkpoint whose state is not there yet."""
         self.alive = True
         self.paused = False
         self.spoil = 0
@@ -222,14 +225,28 @@ class Host:
         self.peak = max(self.peak, len(self.machine.core.log))
         return sends
 
-    def checkpoint(self) -> list[Send]:
+    def begin_checkpoint(self) -> None:
+        """The state is taken now, and is there some time later."""
         machine = self.machine
         base = machine.checkpoint_base()
         old = self.before.get(base) if base is not None else None
         now = {**self.state, "seen": dict(self.state["seen"])}
         self.before = {k: v for k, v in self.before.items() if base is not None and k >= base}
         self.before[self.state["steps"]] = now
-        if old is None:
-            return self.obey(machine.checkpoint(now, None))
-        seen = {key: count for key, count in now["seen"].items() if old["seen"].get(key) != count}
-        return self.obey(machine.checkpoint({**now, "seen": seen}, base))
+        cut = machine.begin_checkpoint(None if old is None else base)
+        if cut is None:
+            return
+        if old is not None:
+            now = {**now, "seen": {key: count for key, count in now["seen"].items() if old["seen"].get(key) != count}}
+        self.taking = (cut, now)
+
+    def end_checkpoint(self) -> list[Send]:
+        """What `begin_checkpoint` took is there."""
+        assert self.taking is not None
+        (cut, state), self.taking = self.taking, None
+        return self.obey(self.machine.checkpoint(cut, state))
+
+    def checkpoint(self) -> list[Send]:
+        """Both at once."""
+        self.begin_checkpoint()
+        return self.end_checkpoint() if self.taking is not None else []

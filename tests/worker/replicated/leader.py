@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -378,7 +377,7 @@ class Leader:
 
     def describe(self) -> str:
         rows = [
-            f"{e.executor} {e.role} in={e.records_in} out={e.records_out} queue={e.queue} behind={e.behind} {e.counters}"
+            f"{e.executor} {e.role} in={e.records_in} out={e.records_out} queue={e.queue} {e.behind} {e.counters}"
             for metrics in self.metrics.values()
             for e in metrics.executors
         ]
@@ -403,7 +402,3 @@ def identity(name: str) -> ExecutorId:
 async def led(*arguments: Any, **options: Any) -> AsyncIterator[Leader]:
     async with Leader(*arguments, **options) as leader:
         yield leader
-
-
-def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []

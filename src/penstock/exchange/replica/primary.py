@@ -27,6 +27,7 @@ from penstock.exchange.replica.messages import (
     Hello,
     Input,
     Log,
+    Output,
     Resume,
     Warm,
 )
@@ -65,6 +66,18 @@ class Follower:
         return self.mode is Mode.PASSIVE and self.synced and not self.foreign
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """The moment of a checkpoint: the state after log position `position`, and what goes with it."""
+
+    position: int
+    base: int | None
+    marks: dict[int, int]
+    next_out: dict[int, int]
+    outputs: dict[int, tuple[Output, ...]]
+    digest: int
+
+
 class Primary:
     """See the module."""
 
@@ -80,6 +93,8 @@ class Primary:
         self.told_marks: dict[int, tuple[int, int, int]] = {}
         self.recent: deque[tuple[int, int]] = deque(maxlen=64)
         """Digests, for standbys that have not been sent them."""
+        self.cut: Cut | None = None
+        """A checkpoint whose state is being taken."""
         self.handing = ""
         self.stopped = False
 
@@ -254,6 +269,8 @@ class Primary:
                 limits.append(follower.applied if follower.mode is Mode.PASSIVE else follower.acked)
             elif self.core.settings.feed is Feed.DIRECT and follower.session and not follower.wanting:
                 limits.append(follower.acked)  # producers alone have what it still needs
+        if self.cut is not None and self.core.settings.feed is Feed.DIRECT:
+            limits.append(self.cut.position)
         return min(limits)
 
     def _move_safe(self) -> None:
@@ -267,9 +284,10 @@ class Primary:
     def _forget(self) -> None:
         core = self.core
         followers = [f for f in self.followers.values() if f.session and not f.wanting]
-        core.log.forget_through(min([self.safe_position, core.executed, *(f.acked for f in followers)]))
+        cut = [] if self.cut is None else [self.cut.position]
+        core.log.forget_through(min([self.safe_position, core.executed, *cut, *(f.acked for f in followers)]))
         for number, line in core.inputs.items():
-            through = line.taken
+            through = line.taken if self.cut is None else self.cut.marks[number]
             for follower in followers:
                 if follower.held is not None and core.settings.feed is Feed.FORWARD:
                     through = min(through, follower.held[number] - 1)
@@ -283,6 +301,8 @@ class Primary:
             if not follower.gating and not follower.wanting and not (self.stopped and follower.name == self.handing):
                 follower.wanting, follower.synced, follower.pending = True, False, None
                 self.core.refuse("catch-up begun anew")
+        if self.wants_snapshot():
+            self.cut = None
         self._forget()
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
@@ -301,41 +321,52 @@ class Primary:
     def due(self) -> bool:
         """Whether a checkpoint taken now would be of use to somebody."""
         return any(f.wanting or self._moves(f) for f in self.followers.values()) and (
-            self.core.executed == self.core.log.end and not self.core.busy
+            self.core.executed == self.core.log.end and not self.core.busy and self.cut is None
         )
 
     def _moves(self, follower: Follower) -> bool:
         """Whether a checkpoint brings it forward."""
         return follower.takes_checkpoints and follower.pending is None and follower.applied < self.core.executed
 
-    def checkpoint(self, state: Any, base: int | None) -> None:
-        """The state after `executed` was taken; `base` is what `base()` gave before."""
+    def begin_checkpoint(self, base: int | None) -> Cut:
+        """The state after `executed` is being taken, whole or as changes since what `base()` gave. What happens from here on is kept
+        until `checkpoint` brings it."""
         core = self.core
-        marks = core.marks()
+        kept = {number: line.kept() for number, line in core.outputs.items()}
+        self.cut = Cut(core.executed, base, core.marks(), core.next_out(), kept, core.digest)
+        return self.cut
+
+    def checkpoint(self, cut: Cut, state: Any) -> None:
+        """The state at `cut` is there: whole, or as changes since its base."""
+        core = self.core
+        if cut is not self.cut:
+            core.refuse("checkpoint that was given up")
+            return
         for follower in self.followers.values():
-            if follower.wanting and base is None:
+            if follower.wanting and cut.base is None:
                 follower.session += 1
                 follower.wanting, follower.synced = False, False
-                follower.acked = max(follower.acked, core.executed) if not follower.gating else follower.acked
-                follower.log_sent = core.executed
-                follower.held = {number: taken + 1 for number, taken in marks.items()}
-            elif not self._moves(follower) or base not in (None, follower.applied):
+                follower.acked = max(follower.acked, cut.position) if not follower.gating else follower.acked
+                follower.log_sent = cut.position
+                follower.held = {number: taken + 1 for number, taken in cut.marks.items()}
+            elif not self._moves(follower) or cut.base not in (None, follower.applied):
                 continue
             follower.pending = Checkpoint(
                 core.since,
                 follower.session,
-                core.executed,
-                base,
+                cut.position,
+                cut.base,
                 state,
-                marks,
-                core.next_out(),
-                {number: line.kept() for number, line in core.outputs.items()},
-                core.digest,
+                cut.marks,
+                cut.next_out,
+                cut.outputs,
+                cut.digest,
                 follower.foreign,
             )
             core.send(Party.REPLICA, follower.name, follower.pending)
             if not follower.synced:
                 self._forward_held(follower)
+        self.cut = None
 
     # ---- replication ------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from penstock.exchange.replica.messages import (
     Resume,
     Warm,
 )
-from penstock.exchange.replica.primary import Primary
+from penstock.exchange.replica.primary import Cut, Primary
 from penstock.exchange.replica.standby import Standby
 
 
@@ -303,10 +303,20 @@ class Replica:
         """The position since which changes are enough; `None`: the whole state is needed."""
         return self.role.base() if isinstance(self.role, Primary) else None
 
-    def checkpoint(self, state: Any, base: int | None = None) -> list[Instruction]:
-        """The state after the last executed position, whole or as changes since `base`."""
+    def begin_checkpoint(self, base: int | None = None) -> Cut | None:
+        """The state after the last executed position is being taken: changes since `base`, which `checkpoint_base`
+        gave, or the whole. Give it to `checkpoint` when it is there."""
+        return self.role.begin_checkpoint(base) if isinstance(self.role, Primary) else None
+
+    def give_up_checkpoint(self, cut: Cut) -> None:
+        """The state could not be taken."""
+        if isinstance(self.role, Primary) and self.role.cut is cut:
+            self.role.cut = None
+
+    def checkpoint(self, cut: Cut, state: Any) -> list[Instruction]:
+        """The state at `cut`, whole or as changes since its base."""
         if isinstance(self.role, Primary):
-            self.role.checkpoint(state, base)
+            self.role.checkpoint(cut, state)
         return self._taken()
 
     def _taken(self) -> list[Instruction]:

@@ -7,6 +7,7 @@ one is executed in several turns, messages wait.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ from penstock.worker.executor import LEAST_SLICE, MOST_SLICE, TURN_NS
 from penstock.worker.messages import Alarmed, ExecutorId, Promoted, Push, ReplicaLoad, Reply, Reported, Retired
 from penstock.worker.metrics import LatencyHistogram
 from penstock.worker.model import Model
+from penstock.worker.replicated.checkpoints import DurableParts, Encoder, StandbyCheckpoints
 from penstock.worker.replicated.ends import Ends
 from penstock.worker.replicated.frames import AnyReplicaMessage, Letter, kind_of
 from penstock.worker.replicated.live import SINK_LINES, Live, LiveBuilder, sink_lines
@@ -56,8 +58,8 @@ _PATIENCE, _LONGEST_PATIENCE = 0.25, 4.0
 """Seconds without an answer until what was not answered is said again; doubled each time."""
 _UNCOMMITTED_BYTES = 64 << 20
 """What a sink may owe to the next durable checkpoint; with more, no further input is taken."""
-_CHECKPOINT_SHARE = 5
-"""Between two checkpoints to a standby lies at least so many times what the last one took."""
+_LARGE_STATE = 1 << 20
+"""Bytes of a state that is read in a thread."""
 
 
 @dataclass(slots=True, eq=False)
@@ -110,14 +112,11 @@ class ReplicatedExecutor:
         self._told: dict[int, tuple[int, int]] = {}
         self._slice = model.load.settings.batch_records
         self._requested = 0
-        self._barrier_at = 0.0
-        self._durable: dict[int, snapshot.Part] = {}
-        """Parts of durable checkpoints that are not complete yet."""
-        self._owing: dict[int, set[str]] = {}
-        """Their sinks that have not prepared yet."""
-        self._checkpoint_at = 0.0
-        self._checkpoint_took = 0.0
-        self._checkpoint_records = 0
+        self._encoder = Encoder(model.around.wake)
+        self._durable = DurableParts(model, executor_id, self._encoder)
+        self._checkpoints = StandbyCheckpoints(self.machine, self._encoder, replication, self._carry_out)
+        self._arrived: deque[tuple[int, Live | Exception]] = deque()
+        """States that a thread has read."""
         self._heard = model.around.clock.monotonic()
         self._patience = _PATIENCE
         self._promoted_at: float | None = None
@@ -169,7 +168,7 @@ class ReplicatedExecutor:
     def _open_ends(self) -> None:
         """This replica is primary and the gates are open."""
         assert self.live is not None
-        self.ends = Ends(self._builder, self.live, self.latency, self._sink_prepared)
+        self.ends = Ends(self._builder, self.live, self.latency, self._durable.prepared)
 
     def start(self) -> None:
         """Open the gates."""
@@ -252,8 +251,10 @@ class ReplicatedExecutor:
     def _tend(self, did: bool) -> None:
         """The end of a turn in which no position is half-executed."""
         machine, now = self.machine, self._model.around.clock.monotonic()
+        self._encoder.deliver()
+        self._take_arrived()
         if machine.is_primary and self.live is not None:
-            self._checkpoint_standbys(now)
+            self._checkpoints.tend(self.live, now)
         if not did and self.ends is not None:
             self.ends.flush()
         self._carry_out(machine.turn())
@@ -459,20 +460,34 @@ class ReplicatedExecutor:
         standby = self.machine.core.assignment.standbys.get(self.name)
         if standby is not None and standby.value == "passive" and self.live is None:
             self._prepared = (checkpoint.position, data)
+            self._carry_out(self.machine.prepared(checkpoint.position))
+        elif len(data) < _LARGE_STATE:
+            self._arrived.append((checkpoint.position, self._read_state(checkpoint)))
+            self._take_arrived()
         else:
-            before, self.live = self.live, None
-            builder, self._builder = self._builder, LiveBuilder(self._model, self.id, self._plan)
-            try:
-                live = self._builder.build(self._aligned)
-                migrate = migrating(self._model, self._load.migrate_from) if checkpoint.migrate else None
-                live.load(data, migrate)
-            except BaseException:
-                self._builder = builder
-                raise
-            finally:
-                self.live = before
-            self._prepared = (checkpoint.position, live)
-        self._carry_out(self.machine.prepared(checkpoint.position))
+            threading.Thread(target=self._read_aside, args=(checkpoint,), name="state", daemon=True).start()
+
+    def _read_state(self, checkpoint: Checkpoint) -> Live:
+        live = LiveBuilder(self._model, self.id, self._plan).build(self._aligned)
+        live.load(checkpoint.state, migrating(self._model, self._load.migrate_from) if checkpoint.migrate else None)
+        return live
+
+    def _read_aside(self, checkpoint: Checkpoint) -> None:
+        """In a thread of its own: a large state takes long."""
+        try:
+            self._arrived.append((checkpoint.position, self._read_state(checkpoint)))
+        except Exception as error:
+            self._arrived.append((checkpoint.position, error))
+        self._model.around.wake()
+
+    def _take_arrived(self) -> None:
+        while self._arrived:
+            position, state = self._arrived.popleft()
+            if isinstance(state, Exception):
+                raise state
+            if not self.gone:
+                self._prepared = (position, state)
+                self._carry_out(self.machine.prepared(position))
 
     def _install(self, position: int) -> None:
         assert self._prepared is not None
@@ -483,6 +498,7 @@ class ReplicatedExecutor:
             return
         self._close_live()
         self.live, self._stored = state, None
+        self._builder = state.builder
         self.model_counters()
 
     def _load_stored(self) -> None:
@@ -516,68 +532,23 @@ class ReplicatedExecutor:
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
-    def _checkpoint_standbys(self, now: float) -> None:
-        machine, live, settings = self.machine, self.live, self._model.load.replication
-        if live is None or not machine.checkpoint_due():
-            return
-        pause = now - self._checkpoint_at
-        held = sum(line.processed_bytes for line in machine.core.inputs.values())
-        due = (
-            machine.snapshot_wanted()
-            or pause >= settings.checkpoint_interval
-            or (
-                settings.checkpoint_records
-                and live.records_in - self._checkpoint_records >= settings.checkpoint_records
-            )
-            or held >= settings.checkpoint_bytes
-        )
-        if not due or pause < _CHECKPOINT_SHARE * self._checkpoint_took:
-            return
-        state = live.dump()
-        self._carry_out(machine.checkpoint(state, None))
-        self._checkpoint_at = self._model.around.clock.monotonic()
-        self._checkpoint_took = self._checkpoint_at - now
-        self._checkpoint_records = live.records_in
-
     def request(self, checkpoint: int) -> None:
         """A durable checkpoint begins: sources (and executors whose input has ended) start it."""
         self._requested = max(self._requested, checkpoint)
-        self._barrier_at = self._model.around.clock.monotonic()
+        self._durable.begun()
 
     def _aligned(self, checkpoint: int) -> None:
-        """Everything before the barriers of a durable checkpoint has been executed, nothing behind them."""
         live = self.live
         if live is None or not self.machine.is_primary or live.draws.repeating or self.ends is None:
             return
-        if self._model.load.checkpoint_url is None:
-            return
-        self._durable[checkpoint] = snapshot.take(live, checkpoint)
-        self._owing[checkpoint] = {line.step for line in self.ends.lines.values()}
-        self._maybe_stored(checkpoint)
-
-    def _sink_prepared(self, step: str, checkpoint: int, pending: Any) -> None:
-        part = self._durable.get(checkpoint)
-        if part is not None:
-            snapshot.add_sink(part, step, pending)
-            self._owing[checkpoint].discard(step)
-            self._maybe_stored(checkpoint)
-
-    def _maybe_stored(self, checkpoint: int) -> None:
-        if not self._owing[checkpoint]:
-            del self._owing[checkpoint]
-            pause = max(0.0, self._model.around.clock.monotonic() - self._barrier_at) if self._barrier_at else 0.0
-            part = self._durable[checkpoint]
-            self._model.around.store(self._model, self.id, checkpoint, part, pause)
-            self._durable[checkpoint] = snapshot.without_state(part)
+        if self._model.load.checkpoint_url is not None:
+            self._durable.aligned(live, checkpoint, {line.step for line in self.ends.lines.values()})
 
     def committed(self, checkpoint: int) -> None:
         """A durable checkpoint is complete."""
-        part = self._durable.get(checkpoint)
+        part = self._durable.complete(checkpoint)
         if part is not None and self.ends is not None:
             self.ends.commit(checkpoint, part)
-        for number in [number for number in self._durable if number <= checkpoint]:
-            del self._durable[number]
-            self._owing.pop(number, None)
 
     # ---- for the worker ---------------------------------------------------------------------------------------------
 

@@ -94,6 +94,7 @@ _decoder = msgspec.msgpack.Decoder(State)
 class Live:
     """See the module. `on_aligned` hears of each durable checkpoint whose barriers have all been executed."""
 
+    builder: LiveBuilder
     id: ExecutorId
     executors: int
     chain: Chain
@@ -314,7 +315,7 @@ class LiveBuilder(Assembly):
                 sources[name] = source
         lines = {number: self.lines[name] for number, name in sink_lines(self).items()}
         return Live(
-            self.id, self.executors, chain, inbounds, gatherers, outlets, lines, self.draws, sources, on_aligned
+            self, self.id, self.executors, chain, inbounds, gatherers, outlets, lines, self.draws, sources, on_aligned
         )
 
     def sink(self, ctx: StepContext, sink: Sink) -> SinkGatherer:
