@@ -90,8 +90,8 @@ def _settle(future: asyncio.Future[T], result: T, error: Exception | None) -> No
 
 NO_STORE = "it has no store for durable checkpoints"
 REMEDY = (
-    "start every node with the same --checkpoints URL (a directory that all machines share, s3://…), or bring it online "
-    "with recovery `none`"
+    "start every node with the same --checkpoints URL (a directory that all machines share, s3://…), or bring it "
+    "online with recovery `none`"
 )
 
 
