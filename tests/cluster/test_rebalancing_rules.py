@@ -64,7 +64,8 @@ class World:
         async def go():
             for _ in range(seconds):
                 seen = self.view()
-                await self.made.look(seen, reported(seen, self.flows, cpu=self.cpu), self.leads)
+                self.made.observe(seen, reported(seen, self.flows, cpu=self.cpu), self.leads)
+                await self.made.act()
                 self.clock.advance(1.0)
 
         asyncio.run(go())

@@ -168,6 +168,7 @@ class NodeAgent:
                 ("election", self._election.run()),
                 ("reconcile", self._reconciler.run()),
                 ("metrics", self._publish()),
+                ("rebalancing", self._rebalancing.run()),
                 ("silence", self._reconciler.listen()),
                 ("tidy", self._tidy()),
             )
@@ -317,7 +318,7 @@ class NodeAgent:
             with contextlib.suppress(ClusterError):
                 self._metrics = await exchange_metrics(self._bus, own, sorted(self._view.members))
                 self._held.learn(self._metrics.values(), self._view.models)
-                await self._rebalancing.look(self._view, self._metrics, bool(self._election.term))
+                self._rebalancing.observe(self._view, self._metrics, bool(self._election.term))
             await asyncio.sleep(min(1.0, self._settings.poll))
 
     # ---- what other nodes ask ---------------------------------------------------------------------------------------

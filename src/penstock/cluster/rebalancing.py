@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from penstock.clock import Clock
 from penstock.cluster.balance_views import PlacementView, RebalanceView
-from penstock.cluster.balancer import Balancer
+from penstock.cluster.balancer import Balancer, News
 from penstock.cluster.balancing import Answer, Scene, feeding
 from penstock.cluster.bottlenecks import Bottleneck
 from penstock.cluster.carrying import Carrier
@@ -26,7 +26,7 @@ from penstock.cluster.placement_presentation import (
     with_vectors,
 )
 from penstock.cluster.service import Conflict, ModelView, NodeView, NotFound
-from penstock.cluster.view import View
+from penstock.cluster.view import EMPTY, View
 from penstock.errors import ClusterError, UsageError
 from penstock.placement.balance import Blocked, Transfer
 from penstock.placement.explain import Move
@@ -45,7 +45,7 @@ async def _cannot_move(model: str, executor: str, node: str) -> None:
 
 
 class Rebalancing:
-    """Fed once a second with what this node knows. Raises `UsageError` for settings that make no sense."""
+    """Fed once a second with what this node knows (`observe`). Raises `UsageError` for settings that make no sense."""
 
     def __init__(self, settings: ClusterSettings, clock: Clock, events: EventLog, move: Mover = _cannot_move) -> None:
         self._settings, self._clock, self._events, self._move = settings, clock, events, move
@@ -54,36 +54,51 @@ class Rebalancing:
         self._due = float("-inf")
         """When the leader looks again whether something better is to be had."""
         self._complaint = ""
-        self._led = False
+        self._view, self._leads = EMPTY, False
+        self._woken = asyncio.Event()
 
     # ---- each second ------------------------------------------------------------------------------------------------
 
-    async def look(self, view: View, metrics: Mapping[str, NodeMetrics], leads: bool) -> None:
-        """Take in what is known now. The leader tells of bottlenecks, and rebalances when it is to. Never raises what
-        would end the caller: without rebalancing everything else goes on."""
+    def observe(self, view: View, metrics: Mapping[str, NodeMetrics], leads: bool) -> None:
+        """Take in what is known now. The leader tells of bottlenecks. Never raises: without rebalancing everything else
+        goes on."""
+        now = self._clock.monotonic()
+        if leads and not self._leads:  # a new leader does not know what the one before was about to do
+            self._due = now + self._settings.balancing.interval
+        self._view, self._leads = view, leads
         try:
-            await self._look(view, metrics, leads)
-        except ClusterError:
-            raise
+            news = self._balancer.observe(now, view, metrics)
+            if leads:
+                self._tell_of(now, view, news)
+        except Exception as error:  # also one that is a bug
+            self._say_once(f"an error in the program: {type(error).__name__}: {error}")
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Act upon what was observed, for ever. It takes its time: neither metrics nor leases wait for it."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            await self.act()
+
+    async def act(self) -> None:
+        """Do what has to be done now: the leader looks for something better, if it is to; moves that were decided are
+        asked for."""
+        now, view = self._clock.monotonic(), self._view
+        try:
+            if self._leads and self._settings.rebalance and now >= self._due and not self._carrier.busy:
+                self._due = now + self._settings.balancing.interval
+                await self._improve(now, view)
+            await self._carry(now, view)
         except Exception as error:  # also one that is a bug
             self._say_once(f"an error in the program: {type(error).__name__}: {error}")
 
-    async def _look(self, view: View, metrics: Mapping[str, NodeMetrics], leads: bool) -> None:
-        now = self._clock.monotonic()
-        news = self._balancer.observe(now, view, metrics)
-        if leads and not self._led:  # a new leader has measured for a while, but does not know what was done last
-            self._due = now + self._settings.balancing.interval
-        self._led = leads
-        if leads:
-            for begun in news.begun:
-                text = f"node {begun.node} has too little of {begun}; {self._advice(now, view, begun)}"
-                self._events.say("node.bottleneck", text, level="warning")
-            for ended in news.ended:
-                self._events.say("node.relieved", f"node {ended.node} has enough of {ended.resource} again")
-            if self._settings.rebalance and now >= self._due and not self._carrier.busy:
-                self._due = now + self._settings.balancing.interval
-                await self._improve(now, view)
-        await self._carry(now, view)
+    def _tell_of(self, now: float, view: View, news: News) -> None:
+        for begun in news.begun:
+            text = f"node {begun.node} has too little of {begun}; {self._advice(now, view, begun)}"
+            self._events.say("node.bottleneck", text, level="warning")
+        for ended in news.ended:
+            self._events.say("node.relieved", f"node {ended.node} has enough of {ended.resource} again")
 
     async def _improve(self, now: float, view: View) -> None:
         try:
@@ -97,7 +112,7 @@ class Rebalancing:
         except UsageError as error:
             self._say_once(str(error))
             return
-        if moves:
+        if moves and not self._carrier.busy:  # nobody has asked for others meanwhile
             self._tell(moves, why)
             self._carrier.begin(moves, view)
 
