@@ -10,11 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import platform
-import socket
 import sys
 from collections.abc import AsyncIterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +36,10 @@ from penstock.cluster.metrics import HeldKeys, Metering, NodeMetrics, exchange_m
 from penstock.cluster.move_requests import Moves
 from penstock.cluster.names import full_name
 from penstock.cluster.neighbours import Neighbours
+from penstock.cluster.node_description import describe_node
 from penstock.cluster.operations import Operations
 from penstock.cluster.participation import Participation
+from penstock.cluster.patience import Patience
 from penstock.cluster.preparation import Preparation
 from penstock.cluster.rebalancing import Rebalancing
 from penstock.cluster.reconciling import Reconciler
@@ -144,6 +143,7 @@ class NodeAgent:
         self._participation: Participation
         self._election: Election
         self._operations: Operations
+        self._patience: Patience
         self._reconciler: Reconciler
         self._running = False
 
@@ -215,6 +215,7 @@ class NodeAgent:
         self._operations = Operations(
             self._name, store, self._participation, self._preparation, settings, lambda: self._view
         )
+        self._patience = Patience(self._known, self._participation, self._clock, settings.request)
         self._reconciler = Reconciler(
             self._bus, store, self._clock, self._events, self._participation, self._election, self._steward,
             self._keeper, self._runner, self._woken,
@@ -258,18 +259,7 @@ class NodeAgent:
         self._woken.set()
 
     def _lease_fields(self) -> dict[str, str | int | float]:
-        return {
-            "address": self._address,
-            "role": self._role,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "cpus": os.cpu_count() or 1,
-            "memory": psutil.virtual_memory().total,
-            "slots": self._slots,
-            "checkpoints": self._runner.places.mark,
-            "version": _version(),
-            "python": platform.python_version(),
-        }
+        return describe_node(self._address, self._role, self._slots, self._runner.places.mark)
 
     # ---- reconciling ------------------------------------------------------------------------------------------------
 
@@ -558,16 +548,22 @@ class NodeAgent:
         lane: Lane = ANY_LANE,
     ) -> Pushed | NoRoom:  # fmt: skip
         """See `NodeService`."""
-        view = await self._known(model)
-        return await self._questions.push(view, full_name(model), source, records, client, seq, lane)
+        name = full_name(model)
+
+        async def push(view: View) -> Pushed | NoRoom:
+            return await self._questions.push(view, name, source, records, client, seq, lane)
+
+        return await self._patience.ask(name, push, repeatable=client is not None and seq is not None)
 
     async def lookup(self, model: str, step: str, key: Any) -> Found:
         """See `NodeService`."""
-        return await self._questions.lookup(await self._known(model), full_name(model), step, key)
+        name = full_name(model)
+        return await self._patience.ask(name, lambda view: self._questions.lookup(view, name, step, key))
 
     async def listing(self, model: str, step: str, limit: int = 100, cursor: str | None = None) -> Page:
         """See `NodeService`."""
-        return await self._questions.listing(await self._known(model), full_name(model), step, limit, cursor)
+        name = full_name(model)
+        return await self._patience.ask(name, lambda view: self._questions.listing(view, name, step, limit, cursor))
 
     async def results(self, model: str, step: str | None = None, limit: int = 100) -> list[Any]:
         """See `NodeService`."""
@@ -584,10 +580,3 @@ class NodeAgent:
     async def internal(self, token: str, body: bytes) -> bytes:
         """See `NodeService`."""
         return await self._questions.serve(token, body)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("penstock")
-    except metadata.PackageNotFoundError:
-        return "unknown"

@@ -27,6 +27,8 @@ class Hosted:
     phase: Phase = Phase.LOADING
     connected: int = 0
     knows: int = 0
+    primaries: dict[str, str] = field(default_factory=dict)
+    """Executor -> its primary, as the worker was last told."""
     releasing: frozenset[str] = frozenset()
     handed: dict[str, float] = field(default_factory=dict)
     """Standby -> when its primary here was last told to hand over to it, monotonic."""

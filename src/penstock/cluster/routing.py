@@ -25,6 +25,7 @@ from penstock.cluster.service import (
     LaneView,
     Misdirected,
     NoRoom,
+    NotBegun,
     NotFound,
     Page,
     Pushed,
@@ -127,6 +128,8 @@ class Answer(msgspec.Struct):
     value: Any = None
     problem: str = ""
     later: bool = False
+    begun: bool = True
+    """False: surely it had no effect."""
 
 
 AnyQuestion = AskKey | AskKeys | AskPush | AskResults | AskCheckpoint | AskCommitted | AskPackage | AskPromise
@@ -235,12 +238,12 @@ class Questions:
                 case AskResults():
                     return Answer(True, self._runner.results(question.model, question.step, question.limit))
         except Unavailable as error:
-            return Answer(False, problem=error.message, later=True)
+            return Answer(False, problem=error.message, later=True, begun=not isinstance(error, NotBegun))
 
     async def _ask_worker(self, question: AskKey | AskPush, executor: str, message: Lookup | Push) -> Answer:
         worker = self._runner.worker_of(question.model, executor)
         if worker is None:
-            raise Unavailable(f"executor {executor} of {question.model} is not running on {self._node} now")
+            raise NotBegun(f"executor {executor} of {question.model} is not running on {self._node} now")
         reply = await self._runner.workers.request(worker, message, question.timeout)
         return Answer(reply.ok, reply.value, reply.problem)
 
@@ -276,13 +279,13 @@ class Questions:
         else:
             answer = await self._ask_elsewhere(view, node, question)
         if answer.later:
-            raise Unavailable(answer.problem, nodes={node: answer.problem})
+            raise (Unavailable if answer.begun else NotBegun)(answer.problem, nodes={node: answer.problem})
         return answer
 
     async def _ask_elsewhere(self, view: View, node: str, question: AnyQuestion) -> Answer:
         member = view.members.get(node) or view.returning.get(node)
         if member is None or not member.live:
-            raise Unavailable(f"node {node} is gone", nodes={node: "its lease ran out"})
+            raise NotBegun(f"node {node} is gone", nodes={node: "its lease ran out"})
         return await self.ask_at(node, member.lease["address"], question)
 
     async def ask_at(self, node: str, address: str, question: AnyQuestion) -> Answer:
@@ -380,7 +383,7 @@ class Questions:
                 raise UsageError(answer.problem)
         if not answer.problem:
             return NoRoom(_ROOM_AFTER)
-        raise Unavailable(answer.problem)
+        raise NotBegun(answer.problem)
 
     def _lanes(self, plan: Plan, stage: int, client: str | None, wanted: int | None) -> list[int]:
         """The lanes to try, in order. What may be repeated has one lane; what is sent without a number goes where it is

@@ -122,7 +122,8 @@ class Runner:
         place = executor if record is None else record.primary
         for host in self._hosts.values():
             if host.model == model and place in host.executors and host.up:
-                return host.worker
+                told = record is None or host.primaries.get(executor) == place
+                return host.worker if told else None
         return None
 
     def workers_of(self, model: str, executors: set[str]) -> list[int]:
@@ -288,7 +289,9 @@ class Runner:
         hosted.connected = action.revision
         if action.complete:
             hosted.knows = action.revision
-        self.workers.post(action.worker, orders.connect(state))
+        message = orders.connect(state)
+        hosted.primaries = {executor: record.primary for executor, record in message.records.items()}
+        self.workers.post(action.worker, message)
 
     def _release(self, hosted: Hosted, replicas: tuple[str, ...]) -> None:
         new = [name for name in replicas if name in hosted.executors and name not in hosted.releasing]

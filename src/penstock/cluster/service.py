@@ -8,6 +8,7 @@ ClusterError                 the root of what follows; HTTP 503 unless a subclas
 ├── Conflict                 it exists already, or its state forbids the operation -> 409
 ├── Misdirected              it was meant for another cluster -> 421
 └── Unavailable              not now, but later (moving, restarting, Redis away) -> 503 + Retry-After
+    ├── NotBegun             surely without effect
     └── RolledBack           an operation that not every node could do -> 503 with reasons per node
 
 and `UsageError` (also `FlowError`) for what the caller has to change -> 422.
@@ -56,6 +57,10 @@ class Unavailable(ClusterError):
 
 class Misdirected(ClusterError):
     """The request was meant for another cluster."""
+
+
+class NotBegun(Unavailable):
+    """Nobody has taken it on, so it may be asked again without harm."""
 
 
 class RolledBack(Unavailable):

@@ -21,7 +21,7 @@ import msgspec
 
 from penstock.cluster.cancellation import end
 from penstock.cluster.launcher.protocol import Launcher, WorkerHandle, WorkerSpec
-from penstock.cluster.service import Unavailable
+from penstock.cluster.service import NotBegun, Unavailable
 from penstock.errors import PenstockError, WorkerError
 from penstock.model.environment import BASE, Environment
 from penstock.settings import ClusterSettings
@@ -211,18 +211,16 @@ class Workers:
         """Send a numbered request and wait for its reply. Raises `Unavailable` when there is none in time."""
         found = self._workers.get(worker)
         if found is None or found.handle is None:
-            raise Unavailable("the worker is being restarted")
+            raise NotBegun("the worker is being restarted")
         message.id = next(self._requests)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         found.pending[message.id] = future
         try:
             async with asyncio.timeout(timeout):
-                await found.handle.send(message)
+                found.outbox.put_nowait(message)  # behind what it was told before
                 return await future
         except TimeoutError:
             raise Unavailable(f"the worker did not answer within {timeout:g} s") from None
-        except WorkerError as error:
-            raise Unavailable(f"the worker is being restarted: {error.message}") from error
         finally:
             found.pending.pop(message.id, None)
 
