@@ -89,8 +89,10 @@ def test_one_run_at_a_time_works_in_a_directory(tmp_path: Path) -> None:
 
 
 def test_a_run_waits_for_the_workers_of_a_killed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker, run = CheckpointStore(str(tmp_path), "flow"), CheckpointStore(str(tmp_path), "flow")
+    killed, worker, run = (CheckpointStore(str(tmp_path), "flow") for _ in range(3))
+    killed.claim()
     worker.join()
+    killed.close()
     monkeypatch.setattr(store_module, "ORPHAN_DEADLINE", 0.1)
     with pytest.raises(CheckpointError, match="workers of an earlier run"):
         run.claim()
@@ -121,3 +123,21 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(CheckpointError, match="No space left"):
         store.write_part(1, "0.0", b"x")
     assert os.listdir(tmp_path / "flow" / "chk-00000001") == []
+
+
+def test_where_no_run_is_at_work_a_worker_writes_nothing(tmp_path: Path) -> None:
+    CheckpointStore(str(tmp_path / "none"), "flow").join()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("url", ["{}", "memory://penstock-parts{}"])
+def test_the_parts_that_are_there(tmp_path: Path, url: str) -> None:
+    store = CheckpointStore(url.format(tmp_path), "flow")
+    assert store.parts(1) == {}
+    sizes = {
+        name: store.write_part(1, name, b"x" * length) for name, length in (("0.0", 0), ("0.1", 7), ("10.11", 900))
+    }
+    store.write_part(2, "0.0", b"of another")
+    assert store.parts(1) == sizes
+    store.write_manifest(1, MANIFEST)
+    assert store.parts(1) == sizes

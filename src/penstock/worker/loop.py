@@ -101,6 +101,8 @@ class Worker:
         self._bell_in.setblocking(False)
         self._disk = ThreadPoolExecutor(1, "checkpoint")
         self._written: list[Callable[[], None]] = []
+        self._writing: set[tuple[str, ExecutorId]] = set()
+        """Executors whose part of a checkpoint is being written, or waits for that."""
         self._rung = False
         self.refused = 0
         """Frames that belong to no channel here."""
@@ -450,6 +452,11 @@ class Worker:
         if data is None:
             self.say(CheckpointFailed(name, checkpoint, f"the state of executor {here} could not be taken"))
             return
+        if (name, here) in self._writing:  # a store that hangs must not fill the memory with what waits for it
+            text = f"the store has not taken the part of executor {here} of an earlier checkpoint yet"
+            self.say(CheckpointFailed(name, checkpoint, text))
+            return
+        self._writing.add((name, here))
 
         def done(message: Message) -> None:
             self._written.append(lambda: self.say(message))
@@ -464,6 +471,8 @@ class Worker:
                 done(CheckpointFailed(name, checkpoint, f"{type(error).__name__}: {error}"))
             else:
                 done(Checkpointed(name, checkpoint, here, size, pause))
+            finally:
+                self._writing.discard((name, here))
 
         self._disk.submit(write)
 
