@@ -20,7 +20,7 @@ from penstock.exchange.split.messages import Report
 from penstock.exchange.split.producer import Producer
 from penstock.exchange.split.routing import Phase, Routing
 
-from .world import ConsumerNode, ExchangeError, MemberNode, Node, ProducerNode, Record, Violation, Way, group_of
+from .world import WINDOW, ConsumerNode, ExchangeError, MemberNode, Node, ProducerNode, Record, Violation, Way, group_of
 
 
 class Simulation:
@@ -37,13 +37,16 @@ class Simulation:
         self.pause_chance = rng.choice((0.0, 0.01))
         self.doubt = rng.choice((0.0, 0.0, 0.0, 0.02))
         """How easily the leader gives up."""
+        self.straggling = rng.random() < 0.2
+        """Whether one producer's frames are taken late by all members but the first."""
         self.shifts = rng.choice((1, 2, 4))
         self.buffer = rng.choice((3, 8, 1000))
         self.stats: Counter[str] = Counter()
         self.network: list[tuple[str, Any]] = []
+        self.said: list[Report] = []
         self.ghosts: list[tuple[Any, int]] = []
         self.calm = False
-        self.steps = rng.choice((400, 1000, 1600))
+        self.steps = rng.choice((300, 600, 900))
         self._build()
 
     def _build(self) -> None:
@@ -57,7 +60,7 @@ class Simulation:
         self.nodes: dict[str, Node] = {}
         self.producers: list[ProducerNode] = []
         for number in range(rng.choice((1, 2, 3))):
-            pace = rng.choice((0.1, 0.3, 1.0))
+            pace = rng.choice((0.03, 0.06, 0.2))
             records = _records(rng, number, self.edges, keys)
             node = ProducerNode(f"p{number}", record, self.edges, records, self.buffer, self.protected, pace)
             self.producers.append(node)
@@ -71,6 +74,8 @@ class Simulation:
     def _member(self, name: str, record: Routing, newcomer: bool = False) -> MemberNode:
         ways: list[Way] = [(p.name, edge, name) for p in self.producers for edge in range(self.edges)]
         node = MemberNode(name, record, ways, self.protected, newcomer)
+        if self.straggling and name != "m0":
+            node.slow = {way: 0.98 for way in ways if way[0] == self.producers[-1].name}
         self.nodes[name] = node
         return node
 
@@ -90,6 +95,8 @@ class Simulation:
         place = 0 if self.calm else int(self.rng.random() * min(len(self.network), self.window))
         target, what = self.network.pop(place)
         if target == "leader":
+            if not self.calm and self.rng.random() < self.twice:
+                what = self.rng.choice(self.said)  # a very old one
             self.write(self.leader, self.leader.on_report(what))
             return True
         node = self.nodes[target]
@@ -99,7 +106,7 @@ class Simulation:
             self.network.append((target, what))
         elif isinstance(what, Routing):
             node.machine.on_record(what)
-            if what.shift is not None and (self.calm or self.rng.random() < 0.9):
+            if what.shift is not None and (self.calm or self.rng.random() < 0.95):
                 node.machine.connected(what.shift.id)
         else:
             node.receive(*what)
@@ -111,6 +118,7 @@ class Simulation:
 
     def report(self, reports: list[Report]) -> None:
         for report in reports:
+            self.said.append(report)
             self.put("leader", report)
 
     def silence(self, node: Node) -> None:
@@ -132,6 +140,7 @@ class Simulation:
                 raise Violation(f"epoch {new.epoch} follows {self.store.epoch}")
             self.store = new
             self.stats[new.phase.value if new.phase else "finished"] += 1
+            self.stats["committed under way"] += new.phase is Phase.COMMITTED and not self.calm
             self._written(new)
             new = leader.on_record(new)
         return True
@@ -155,11 +164,11 @@ class Simulation:
             self.write(self.leader, self.leader.on_record(record))
         elif record.shift is None and not self.calm and rng.random() < 0.3 and self._may_begin():
             self.begin()
-        elif record.undecided and rng.random() < self.doubt and not self.calm:
+        elif rng.random() < self.doubt and not self.calm:
             self.write(self.leader, self.leader.give_up())
         elif rng.random() < 0.05 and not self.calm:
             self._depose()
-        elif rng.random() < 0.5 or self.calm:
+        elif rng.random() < 0.3 or self.calm:
             self.announce()
 
     def _may_begin(self) -> bool:
@@ -206,22 +215,25 @@ class Simulation:
     def step(self) -> None:
         rng = self.rng
         dice = rng.random()
-        if dice < 0.4:
-            self.deliver()
-        elif dice < 0.47:
+        if dice < 0.3:
+            for _ in range(rng.randint(1, 6)):
+                self.deliver()
+        elif dice < 0.36:
             self.lead()
-        elif dice < 0.48 and self.deposed:
+        elif dice < 0.37 and self.deposed:
             old = rng.choice(self.deposed)  # it does not know that it was replaced
             if old.record.epoch == self.store.epoch and old.record.shift is not None:
                 self.write(old, old.give_up() if rng.random() < self.doubt else old.next())
             else:
                 self.write(old, old.next())
-        elif dice < 0.49 and self.ghosts:
+        elif dice < 0.38 and self.ghosts:
             machine, secured = rng.choice(self.ghosts)
             machine.on_record(self.store)
             self.report(machine.turn(secured))
         else:
-            self._act(rng.choice([node for node in self.nodes.values() if not node.gone]))
+            alive = [node for node in self.nodes.values() if not node.gone]
+            for node in rng.sample(alive, min(len(alive), 2)):
+                self._act(node)
 
     def _act(self, node: Node) -> None:
         rng = self.rng
@@ -229,19 +241,20 @@ class Simulation:
             node.paused = rng.random() > 0.1
             return
         dice = rng.random()
-        if dice < self.crash_chance:
+        crashes = self.crash_chance * (4 if self.store.phase is Phase.COMMITTED else 1)
+        if dice < crashes:
             self.crash(node)
-        elif dice < self.crash_chance + self.pause_chance:
+        elif dice < crashes + self.pause_chance:
             node.paused = True
             self.stats["paused"] += 1
-        elif dice < 0.55:
-            node.work(rng)
-        elif dice < 0.85:
-            node.acknowledge(rng)
-            self.transmit(node)
-            self.report(node.turn())
-        elif dice < 0.97:
-            self.transmit(node)
+        elif dice < 0.96:
+            for _ in range(rng.randint(0, 5)):
+                node.work(rng)
+            if rng.random() < 0.7:
+                node.acknowledge(rng)
+            if rng.random() < 0.7:
+                self.transmit(node)
+                self.report(node.turn())
         elif dice < 0.98 and node.protected:
             node.save()
         else:
@@ -286,9 +299,8 @@ class Simulation:
             node.paused = False
         for turn in range(100):
             self.lead()
-            if turn == 60 and self.store.undecided:
-                self.write(self.leader, self.leader.give_up())
-                self.stats["deadline"] += 1
+            if turn == 40 and self.store.undecided:
+                self._too_late()
             for node in list(self.nodes.values()):
                 if not node.gone:
                     self._settle(node, turn)
@@ -299,8 +311,22 @@ class Simulation:
                 return
         raise Violation("no end in sight: " + self.describe())
 
+    def _too_late(self) -> None:
+        """The leader's deadline: a giver that had come to its end before the barriers waits for ever."""
+        shift = self.store.shift
+        assert shift is not None
+        giver = self.nodes[f"m{shift.giver}"]
+        if self.store.phase is Phase.PREPARING or not self.done_with(giver):
+            raise Violation("the shift does not go on: " + self.describe())
+        self.write(self.leader, self.leader.give_up())
+        self.stats["deadline"] += 1
+
+    def done_with(self, node: Node) -> bool:
+        assert isinstance(node, MemberNode)
+        return set(node.lanes.values()) == {1_000_000}
+
     def _settle(self, node: Node, turn: int) -> None:
-        while node.event() or node.take(self.rng):
+        while node.event() or node.take(self.rng, hurry=True):
             pass
         if isinstance(node, ProducerNode):
             for _ in range(20 if turn > 20 or self.store.shift is None else 0):
@@ -350,15 +376,17 @@ class Simulation:
                 raise Violation(f"{producer.name} still holds {machine.held}")
             if (machine.version, machine.table) != (record.version, record.table):
                 raise Violation(f"{producer.name} routes by version {machine.version}, not {record.version}")
-            if producer.peak > self.buffer + 3 + 2 * self.edges * 16:
+            if producer.peak > self.buffer + 2 + self.edges * 16:
                 raise Violation(f"{producer.name} held {producer.peak}")
             for one in producer.records:
                 expected.setdefault(one.key, []).append(one)
-                windows[one.key, one.time // 10 * 10] += 1
+                windows[one.key, one.time // WINDOW * WINDOW] += 1
         for key, records in expected.items():
             self._check_key(key, records, sorted(self.consumer.counts.get(key, ())))
-        if self.consumer.windows != windows:
-            raise Violation(f"windows differ: {self.consumer.windows} instead of {windows}")
+        found = Counter(self.consumer.windows)
+        found.update((one.key, one.time // WINDOW * WINDOW) for one in self.consumer.late)
+        if found != windows or any(not one.late for one in self.consumer.late):
+            raise Violation(f"windows differ: {self.consumer.windows}, {self.consumer.late} instead of {windows}")
         for node in self.nodes.values():
             if isinstance(node, MemberNode) and not node.gone:
                 self._check_member(node, expected)
@@ -388,10 +416,13 @@ class Simulation:
 
 def _records(rng: random.Random, producer: int, edges: int, keys: int) -> list[Record]:
     records, time = [], 0
+    lateness = rng.choice((0.0, 0.2, 0.5))
     for number in range(rng.choice((10, 25, 40))):
         time += rng.choice((0, 1, 4))
         edge = rng.randrange(edges)
-        records.append(Record(producer, number, edge, rng.randrange(keys), max(0, time - rng.choice((0, 0, 5)))))
+        late = rng.random() < lateness
+        own = max(0, time - (rng.choice((8, 20)) if late else rng.choice((0, 0, 5))))
+        records.append(Record(producer, number, edge, rng.randrange(keys), own, late))
     return records
 
 

@@ -39,6 +39,8 @@ class Record(NamedTuple):
     edge: int
     key: int
     time: int
+    late: bool
+    """It comes after a watermark said that it would not."""
 
 
 Way: TypeAlias = tuple[str, int, str]
@@ -61,9 +63,13 @@ class Node:
         self.sent: dict[Way, int] = {}
         self.got: dict[Way, list[Any]] = {}
         """Frames that have come, in order, whether taken yet or not."""
+        self.ahead: dict[tuple[Way, int], Any] = {}
+        """Those that came too early."""
         self.taken: dict[Way, int] = {}
         self.waiting: set[Way] = set()
         """Channels with frames not taken."""
+        self.slow: dict[Way, float] = {}
+        """How likely a channel is passed over."""
         self.saved: tuple[int, Any] | None = None
         self.started = self.state()
 
@@ -110,7 +116,7 @@ class Node:
 
     def acknowledge(self, rng: random.Random) -> None:
         """The standby has more of the log."""
-        self.acked = rng.randint(self.acked, self.executed)
+        self.acked = self.executed if rng.random() < 0.6 else rng.randint(self.acked, self.executed)
 
     def save(self) -> None:
         """A checkpoint for the standby."""
@@ -131,6 +137,7 @@ class Node:
             del frames[rng.randint(taken, len(frames)) :]
             (self.waiting.add if len(frames) > taken else self.waiting.discard)(way)
         self.sent.clear()
+        self.ahead.clear()
         self.paused = False
 
     # ---- channels ---------------------------------------------------------------------------------------------------
@@ -150,15 +157,19 @@ class Node:
         if number < len(frames):
             if frames[number] != frame:
                 raise Violation(f"frame {number} of {way} came again with other content: {frame}, was {frames[number]}")
-        elif number == len(frames):
-            frames.append(frame)
+            return
+        self.ahead[way, number] = frame
+        while (way, len(frames)) in self.ahead:
+            frames.append(self.ahead.pop((way, len(frames))))
             self.waiting.add(way)
 
-    def take(self, rng: random.Random) -> bool:
+    def take(self, rng: random.Random, hurry: bool = False) -> bool:
         """The next frame of one of the channels."""
         if not self.waiting:
             return False
         way = rng.choice(sorted(self.waiting))
+        if not hurry and rng.random() < self.slow.setdefault(way, rng.choice((0.0, 0.0, 0.0, 0.0, 0.5, 0.9))):
+            return True
         place = self.taken.get(way, 0)
         if place + 1 == len(self.got[way]):
             self.waiting.discard(way)
@@ -192,7 +203,7 @@ class ProducerNode(Node):
         self.records = records
         self.edges = range(edges)
         self.offset = 0
-        self.marks = {edge: NEVER for edge in self.edges}
+        self.marks = dict.fromkeys(self.edges, NEVER)
         self.bounds = {edge: _bounds(records, edge) for edge in self.edges}
         self.links = {edge: list(record.executors) for edge in self.edges}
         self.ended = False
@@ -277,7 +288,7 @@ def _bounds(records: list[Record], edge: int) -> list[int]:
     """For every offset: no later record of the edge has a lower time."""
     bounds = [END - 1]
     for record in reversed(records):
-        bounds.append(min(bounds[-1], record.time) if record.edge == edge else bounds[-1])
+        bounds.append(min(bounds[-1], record.time) if record.edge == edge and not record.late else bounds[-1])
     return bounds[::-1]
 
 
@@ -348,13 +359,15 @@ class MemberNode(Node):
         if self.retired or (self.frozen is not None and group_of(record.key) in self.frozen["groups"]):
             raise Violation(f"{self.name} gets {record} although its group is given away")
         start = record.time // WINDOW * WINDOW
-        if record.time < self.mark:
+        if record.time < self.mark and not record.late:
             raise Violation(f"{self.name} gets {record} late: its watermark is {self.mark}")
         seen = self.live["keys"].setdefault(record.key, [])
         seen.append(record)
         windows = self.live["windows"]
-        windows[record.key, start] = windows.get((record.key, start), 0) + 1
-        self._out(("count", record.key, len(seen), record))
+        late = start + WINDOW <= self.mark
+        if not late:
+            windows[record.key, start] = windows.get((record.key, start), 0) + 1
+        self._out(("count", record.key, len(seen), record, late))
 
     def _obey(self, instructions: list[told.Instruction]) -> None:
         for instruction in instructions:
@@ -425,10 +438,11 @@ class ConsumerNode(Node):
         self.mark = NEVER
         self.counts: dict[int, list[tuple[int, Record]]] = {}
         self.windows: dict[tuple[int, int], int] = {}
+        self.late: list[Record] = []
         super().__init__("c", Consumer("c", record), protected)
 
     def parts(self) -> tuple[str, ...]:
-        return "lanes", "mark", "counts", "windows"
+        return "lanes", "mark", "counts", "windows", "late"
 
     def run(self, kind: str, *what: Any) -> None:
         if kind == "event":
@@ -443,8 +457,10 @@ class ConsumerNode(Node):
 
     def _frame(self, way: Way, frame: Any) -> None:
         if frame[0] == "count":
-            _, key, count, record = frame
-            if record.time < self.mark:
+            _, key, count, record, late = frame
+            if late:
+                self.late.append(record)
+            if record.time < self.mark and not record.late:
                 raise Violation(f"{frame} of {way[0]} is late: the consumer's watermark is {self.mark}")
             self.counts.setdefault(key, []).append((count, record))
         elif frame[0] == "window":
@@ -459,6 +475,6 @@ class ConsumerNode(Node):
 
 
 __all__ = [
-    "ConsumerNode", "Event", "ExchangeError", "MemberNode", "Node", "ProducerNode", "Record", "Violation", "Way",
-    "group_of",
+    "ConsumerNode", "Event", "ExchangeError", "MemberNode", "Node", "ProducerNode", "Record", "Violation",
+    "Way", "group_of",
 ]  # fmt: skip

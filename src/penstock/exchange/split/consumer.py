@@ -16,12 +16,12 @@ class Consumer(Party):
         """An event of the log."""
         if isinstance(event, Open):
             return self._open(event, position)
-        if not isinstance(event, Outcome) or not self._fresh(event.shift, "outcome"):
+        if not isinstance(event, Outcome) or not self._fresh(event.shift.id, "outcome"):
             return []
         if event.committed:
-            self._settle(event.shift, position)
+            self._settle(event.shift.id, position)
             return []
-        return self._given_up(event.shift, position)
+        return self._given_up(event.shift.id, position)
 
     def dump(self) -> Progress:
         """What belongs into the executor's state."""

@@ -72,9 +72,9 @@ class Member(Party):
 
     def apply(self, event: Event, position: int) -> list[Instruction]:
         """An event of the log: the leader said so first."""
-        if not isinstance(event, Outcome) or not self._fresh(event.shift, "outcome"):
+        if not isinstance(event, Outcome) or not self._fresh(event.shift.id, "outcome"):
             return []
-        return self._decided(event.shift, event.committed, position)
+        return self._decided(event.shift.id, event.committed, position)
 
     def _decided(self, shift: Epoch, committed: bool, position: int) -> list[Instruction]:
         self._alone(shift)

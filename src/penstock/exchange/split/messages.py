@@ -61,7 +61,7 @@ class Switch(msgspec.Struct, frozen=True, tag="switch"):
 class Outcome(msgspec.Struct, frozen=True, tag="outcome"):
     """A party was told by the leader how the shift ended."""
 
-    shift: Epoch
+    shift: Shift
     committed: bool
 
 

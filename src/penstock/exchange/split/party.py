@@ -67,7 +67,7 @@ class Party:
             return None
         if record.phase is Phase.PREPARING:
             return Open(shift) if self._to_open(shift) and self._connected == shift.id else None
-        return None if record.undecided else Outcome(shift.id, record.phase is Phase.COMMITTED)
+        return None if record.undecided else Outcome(shift, record.phase is Phase.COMMITTED)
 
     def turn(self, secured: int) -> list[Report]:
         """The end of a turn of the primary's loop: what is to be said to the leader. `secured` is the log position

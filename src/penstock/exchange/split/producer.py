@@ -1,8 +1,8 @@
 """A producer of the stage: sends the barrier, holds back what belongs to the moving groups, and releases it.
 
 Giver and taker are not told watermarks meanwhile. Whoever gets the records in the end must not have been told before
-that none of the kind would come; and neither may tell its consumers of a time at which timers of the moving groups, which
-nobody can fire now, would have fired.
+that none of the kind would come; and neither may tell its consumers of a time at which timers of the moving groups,
+which nobody can fire now, would have fired.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Producer(Party):
             return self._open(event, position)
         if isinstance(event, Switch):
             return self._switch(event.shift) if self._fresh(event.shift.id, "switch") else []
-        return self._decided(event, position) if self._fresh(event.shift, "outcome") else []
+        return self._decided(event, position) if self._fresh(event.shift.id, "outcome") else []
 
     def _switch(self, shift: Shift) -> list[Instruction]:
         if self.shift is not None:
@@ -132,24 +132,22 @@ class Producer(Party):
         self.bytes += held.size
 
     def _decided(self, outcome: Outcome, position: int) -> list[Instruction]:
-        shift = self.shift
-        if shift is None:
-            if outcome.committed:
-                raise self._broken(f"shift {outcome.shift} was committed without this producer's barrier")
-            return self._given_up(outcome.shift, position)
-        if shift.id != outcome.shift:
-            raise self._broken(f"shift {outcome.shift} was decided while {shift.id} is under way")
+        shift, told = outcome.shift, list[Instruction]()
+        if self.shift is not None and self.shift.id != shift.id:
+            raise self._broken(f"shift {shift.id} was decided while {self.shift.id} is under way")
+        if self.shift is None and outcome.committed and not self.ended.issuperset(self.edges):
+            raise self._broken(f"shift {shift.id} was committed without this producer's barrier")
+        if self.shift is not None:
+            told += self._release(shift, outcome.committed)
+            self.shift, self.held, self.bytes = None, [], 0
         if outcome.committed:
             moving = set(shift.groups)
             self.table = tuple(shift.taker if g in moving else e for g, e in enumerate(self.table))
             self.version += 1
-        told = self._release(shift, outcome.committed)
-        self.shift, self.held, self.bytes = None, [], 0
-        if not outcome.committed:
+            told += [Unlink(shift.giver)] if shift.retires else []
+            self._settle(shift.id, position)
+        else:
             told += self._given_up(shift.id, position)
-        elif shift.retires:
-            told.append(Unlink(shift.giver))
-        self._settle(shift.id, position)
         return [*told, self.route()]
 
     def _release(self, shift: Shift, committed: bool) -> list[Instruction]:

@@ -44,7 +44,7 @@ class Shift(msgspec.Struct, frozen=True):
     taker: int
     groups: tuple[int, ...]
     parties: tuple[str, ...]
-    """The executors that take part and exist already: all producers and consumers, the giver, a taker that is not new."""
+    """Who takes part and exists already: all producers and consumers, the giver, and a taker that is not new."""
     newcomer: str = ""
     """The name of a taker that is started for this; it is thrown away if the shift is abandoned."""
     retires: bool = False
