@@ -5,7 +5,6 @@ import inspect
 import threading
 
 import httpx
-import msgspec
 import pytest
 from tests.gateway.fake_service import PARTICIPANTS, FakeService
 from tests.gateway.packages import package, write_flow
@@ -70,16 +69,15 @@ def busy(seconds):
     return httpx.Response(429, json={"detail": "no room", "retry_after": seconds}, headers={"retry-after": "1"})
 
 
-GOOD = httpx.Response(200, json={"accepted": 1})
 BROKEN = httpx.ReadError("reset")
 
 
 def test_retries_as_the_server_asks():
     clock = Clockwork()
-    result, sent, pauses = drive(calls.push(session(clock), "m/in", [1]), [busy(0.5), busy(2), GOOD], clock)
-    assert result == 1
+    result, sent, pauses = drive(calls.nodes(session(clock)), [busy(0.5), busy(2), httpx.Response(200, json=[])], clock)
+    assert result == []
     assert pauses == [0.5, 2]
-    assert {call.headers["penstock-seq"] for call in sent} == {"1"}
+    assert len(sent) == 3
 
 
 @pytest.mark.parametrize(("header", "pause"), [("3", 3.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 1.0)])
@@ -92,14 +90,14 @@ def test_retry_after_from_the_header_alone(header, pause):
 def test_busy_when_the_deadline_has_come():
     clock = Clockwork()
     with pytest.raises(Busy, match="no room") as caught:
-        drive(calls.push(session(clock), "m/in", [1], deadline=5.0), [busy(2)] * 10, clock)
+        drive(calls.nodes(session(clock, deadline=5.0)), [busy(2)] * 10, clock)
     assert clock.now == 4
     assert caught.value.status == 429
 
 
 def test_a_broken_connection_is_retried_only_when_that_does_no_harm():
     clock = Clockwork()
-    assert drive(calls.push(session(clock), "m/in", [1]), [BROKEN, BROKEN, GOOD], clock)[0] == 1
+    assert drive(calls.nodes(session(clock)), [BROKEN, BROKEN, httpx.Response(200, json=[])], clock)[0] == []
     with pytest.raises(Unreachable, match="reset"):
         drive(calls.health(session(clock)), [BROKEN], clock)
     with pytest.raises(Unreachable):
@@ -287,30 +285,6 @@ def test_an_answer_that_is_not_a_nodes():
         drive(calls.nodes(session(clock)), [httpx.Response(200, content=b"<html>")], clock)
 
 
-def test_push_cuts_into_chunks_with_rising_numbers():
-    clock = Clockwork()
-    shared = session(clock)
-    records = [{"text": "x" * 1000}] * 2500
-    _, sent, _ = drive(calls.push(shared, "g/m/in", records), [GOOD] * 10, clock)
-    assert [call.headers["penstock-seq"] for call in sent] == ["1", "2", "3"]
-    assert all(len(call.body) <= calls.CHUNK_BYTES for call in sent)
-    assert [record for call in sent for record in map(msgspec.json.decode, call.body.splitlines())] == records
-    assert sent[0].path == "/v1/streams/g/m/in"
-    _, sent, _ = drive(calls.push(shared, "g/m/in", [1]), [GOOD], clock)
-    assert sent[0].headers["penstock-seq"] == "4"
-    _, sent, _ = drive(calls.push(shared, "g/m/in", [1] * 5001, client="me", seq=40), [GOOD] * 2, clock)
-    assert [(call.headers["penstock-client"], call.headers["penstock-seq"]) for call in sent] == [
-        ("me", "40"),
-        ("me", "41"),
-    ]
-
-
-def test_push_names_the_record_that_is_not_json():
-    clock = Clockwork()
-    with pytest.raises(UsageError, match="record 2"):
-        drive(calls.push(session(clock), "m/in", [1, object()]), [GOOD], clock)
-
-
 @pytest.mark.parametrize("stream", ["in", "", "a/b/c/d", "m/", "/in"])
 def test_bad_streams(stream):
     with pytest.raises(UsageError, match="not a stream"):
@@ -408,7 +382,7 @@ def test_everything_that_a_client_can_do(connect, tmp_path):
     flow = write_flow(tmp_path)
     assert client.add_model(flow, name="w")["name"] == "default/w"
     assert client.online("w", config={"n": 1}, executors=2)["config"] == {"n": 1}
-    assert client.push("w/in", ["a", "b", "a", "c/d"]) == 4
+    assert client.push("w/in", ["a", "b", "a", "c/d"]).accepted == 4
     assert client.state("w", "count", "a") == 2
     assert client.state("w", "count", "c/d") == 1
     service.state[5] = service.state[("x", 5)] = service.state[".."] = "found"
@@ -579,12 +553,12 @@ def test_the_pressure_ends_and_the_push_goes_through(connect, tmp_path):
         return await refused(*args)
 
     service.push = push
-    assert client.push("words/in", ["a"]) == 1
+    assert client.push("words/in", ["a"]).accepted == 1
     assert tries == 3
     assert service.records == ["a"]
 
 
 def test_both_clients_have_the_same_documented_methods():
-    for name in ("push", "state", "online", "add_model", "nodes", "log", "follow", "follow_logs"):
+    for name in ("push", "push_ndjson", "state", "online", "add_model", "nodes", "log", "follow", "follow_logs"):
         assert inspect.getdoc(getattr(Client, name))
         assert inspect.getdoc(getattr(AsyncClient, name))

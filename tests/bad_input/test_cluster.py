@@ -73,7 +73,7 @@ def test_pushes_that_are_refused(cluster, write, folder):
     (folder / "bad").write_text('{"k": "a"}\n' * 50_000 + "nope\n")
     text = cluster("push", "good/in", "bad", code=1)
     assert "line 50001 of the input" in text
-    assert "lines, are retained" in text
+    assert "records are retained" in text
     (folder / "long").write_text("1" * 9_000_000)
     assert "one push may bring" in cluster("push", "good/in", "long", code=1)
 

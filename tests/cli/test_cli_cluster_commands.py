@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 from tests.gateway.packages import package, write_flow
 
-from penstock.cli.push import pieces
 from penstock.cli.top import picture
 from penstock.cluster.service import ExecutorView, MetricsView, ModelView, NodeView
 
@@ -86,65 +85,6 @@ def test_bad_set(cluster, online, bad):
     result = cluster("model", "online", "words", "--set", *bad.split())
     assert result.exit_code == 2
     assert "--set" in result.stderr
-
-
-def test_push_from_a_file_and_from_a_pipe(cluster, started, url, service, online, tmp_path):
-    file = tmp_path / "records.ndjson"
-    file.write_text('"a"\n"b"')
-    assert cluster("push", "words/in", file).stderr == "2 records retained by words/in\n"
-    command = started("push", "words/in", "--json", env={"PENSTOCK_URL": url}, stdin=-1)
-    command.process.stdin.write(b'"c"\n')
-    command.process.stdin.close()
-    command.process.stdin = None
-    assert command.end()[:2] == (0, '{\n  "accepted": 1\n}\n')
-    assert service.records == ["a", "b", "c"]
-
-
-def test_push_names_the_bad_line(cluster, online, tmp_path):
-    file = tmp_path / "records.ndjson"
-    file.write_text('"a"\nnot json\n')
-    result = cluster("push", "words/in", file)
-    assert result.exit_code == 1
-    assert "line 2 is not JSON" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("args", "code", "named"),
-    [
-        (["words/in", "/none.ndjson"], 2, "no such file"),
-        (["words/in", "/"], 2, "directory"),
-        (["words", "FILE"], 2, "not a stream's name"),
-        (["words/in", "FILE", "--client", "c"], 2, "belong together"),
-        (["words/none", "FILE"], 1, "no step"),
-        (["none/in", "FILE"], 1, "no model"),
-    ],
-)
-def test_push_errors(cluster, online, tmp_path, args, code, named):
-    file = tmp_path / "records.ndjson"
-    file.write_text("1\n")
-    result = cluster("push", *[str(file) if arg == "FILE" else arg for arg in args])
-    assert result.exit_code == code
-    assert named in result.stderr
-
-
-def test_push_gives_up_under_lasting_pressure(cluster, service, online, tmp_path):
-    service.room = 0
-    file = tmp_path / "records.ndjson"
-    file.write_text("1\n")
-    result = cluster("push", "words/in", file, "--deadline", "0.1")
-    assert result.exit_code == 1
-    assert "no room" in result.stderr
-
-
-def test_pieces_are_whole_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr("penstock.cli.push.PIECE", 10)
-    file = tmp_path / "f"
-    lines = [b"%d" % (10**n) for n in range(25)]
-    file.write_bytes(b"\n".join(lines))
-    with file.open("rb") as f:
-        found = list(pieces(f.fileno()))
-    assert all(piece.endswith(b"\n") for piece in found[:-1])
-    assert b"".join(found).split(b"\n") == lines
 
 
 def test_state(cluster, service, online):

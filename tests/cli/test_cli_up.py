@@ -59,8 +59,8 @@ def test_a_cluster_from_start_to_ctrl_c(up, penstock, tmp_path):
         flow.write_text(WORDS)
         added = penstock("model", "add", flow, "--online", "--url", urls[0])
         assert added.exit_code == 0, added.stderr
-        assert second.push("words/in", [{"w": "a"}, {"w": "b"}, {"w": "a"}]) == 3
-        assert second.push("words/in", [{"w": "b"}], client="me", seq=1) == 1
+        assert second.push("words/in", [{"w": "a"}, {"w": "b"}, {"w": "a"}]).accepted == 3
+        assert second.push("words/in", [{"w": "b"}], client="me", seq=1).accepted == 1
         second.push("words/in", [{"w": "b"}], client="me", seq=1)  # a repeat: taken once
         until(lambda: first.list_state("words", "count")["items"][-1:] == [{"key": "b", "value": 2}])
         assert first.state("words", "count", "a") == 2

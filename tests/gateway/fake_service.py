@@ -25,6 +25,7 @@ from penstock.cluster.service import (
     MetricsView,
     Misdirected,
     ModelView,
+    MoveOrder,
     NodeView,
     NoRoom,
     NotFound,
@@ -70,6 +71,8 @@ class FakeService:
         self.largest = 0
         """Bytes of the largest piece of a package."""
         self.records: list = []
+        self.name = "fake"
+        """Of its cluster."""
         self.lanes = ["node-1"]
         """The nodes of the lanes of every source."""
         self.urls: dict[str, str] = {}
@@ -272,6 +275,18 @@ class FakeService:
 
         return await self._perform("online", name, ask, check, apply)
 
+    async def move(self, name, executor, node, *, user="", wait=None):
+        model = await self.model(name)
+        if model.recovery == "none":
+            raise Conflict(f"{name!r} runs with recovery none", remedy="bring it online with --recovery passive")
+        found = next((e for e in model.executors if e.id == executor), None)
+        if found is None:
+            raise NotFound(f"{name!r} has no executor {executor!r}")
+        order = MoveOrder(model=name, executor=executor, source=found.node, target=node)
+        if wait != 0:
+            order.done, order.reason = node != "node-9", "" if node != "node-9" else "it was given up"
+        return order
+
     async def offline(self, name, *, ask=ASK):
         def apply():
             model = self.catalogue[name]
@@ -312,12 +327,12 @@ class FakeService:
             for number, node in enumerate(self.lanes)
         ]
         return Addresses(
-            model=model, source=source, cluster="fake", revision=self.revision, lanes=lanes, nodes=self.urls
+            model=model, source=source, cluster=self.name, revision=self.revision, lanes=lanes, nodes=self.urls
         )
 
     async def push(self, model, source, records, client=None, seq=None, lane=ANY_LANE):
         await self._step(model, source, "in")
-        if lane.cluster not in ("", "fake"):
+        if lane.cluster not in ("", self.name):
             raise Misdirected("of another cluster")
         number = (lane.number or 0) % len(self.lanes)
         if client is not None and (number, client, seq) in self.seen:

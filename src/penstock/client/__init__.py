@@ -12,6 +12,7 @@ from penstock.client.errors import (
     Unfinished,
     Unreachable,
 )
+from penstock.client.sending import PushResult
 
 __all__ = [
     "AsyncClient",
@@ -20,6 +21,7 @@ __all__ = [
     "ClientError",
     "Conflict",
     "NotFound",
+    "PushResult",
     "Refused",
     "Rejected",
     "RolledBack",

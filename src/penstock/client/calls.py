@@ -1,9 +1,8 @@
-"""What can be asked of a cluster: each function describes requests and does no I/O. Changes are in `changes`."""
+"""What can be asked of a cluster: each function describes requests and does no I/O. Changes are in `changes`, pushes in
+`pushing`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -12,11 +11,6 @@ import msgspec
 
 from penstock.client.conversation import Call, Conversation, Session, converse
 from penstock.errors import UsageError
-
-CHUNK_RECORDS = 5000
-"""`push` sends at most so many records in one request."""
-CHUNK_BYTES = 2**20
-"""`push` sends a request as soon as it holds so many bytes."""
 
 
 def _json(answer: httpx.Response) -> Any:
@@ -161,70 +155,3 @@ def list_state(
     query = {"limit": str(limit)} | ({} if cursor is None else {"cursor": cursor})
     path = f"/v1/state/{model_path(name)}/{segment(step)}"
     return converse(session, Call("GET", path, mapping, query=query, repeatable=True))
-
-
-def push(
-    session: Session,
-    stream: str,
-    records: Iterable[Any],
-    *,
-    client: str | None = None,
-    seq: int | None = None,
-    deadline: float | None = None,
-) -> Conversation[int]:
-    """Push records to `stream` (`model/source` or `group/model/source`) and return how many were retained.
-
-    Every request carries (client, seq), so a repeat after a broken connection is taken once. Under pressure the call
-    waits as the cluster asks; `deadline` (seconds) bounds each request with its retries, and `Busy` is raised after it.
-    To make a push repeatable over restarts of the caller, give `client` and the first `seq`; one call then uses the
-    numbers from `seq` on, one for each `CHUNK_RECORDS` records or `CHUNK_BYTES` bytes, the same for equal records.
-    """
-    return push_ndjson(session, stream, chunks(records), client=client, seq=seq, deadline=deadline)
-
-
-def push_ndjson(
-    session: Session,
-    stream: str,
-    bodies: Iterable[bytes],
-    *,
-    client: str | None = None,
-    seq: int | None = None,
-    deadline: float | None = None,
-) -> Conversation[int]:
-    """Like `push`, for records that are NDJSON already: each of `bodies` (whole lines) becomes one request."""
-    path = f"/v1/streams/{stream_path(stream)}"
-    total = 0
-    for body in bodies:
-        number = session.next_seq(path) if seq is None else seq
-        seq = None if seq is None else seq + 1
-        headers = {
-            "content-type": "application/x-ndjson",
-            "penstock-client": session.client_id if client is None else client,
-            "penstock-seq": str(number),
-        }
-        call = Call("POST", path, mapping, headers=headers, body=body, repeatable=True)
-        answer = yield from converse(session, call, deadline)
-        total += int(answer["accepted"])
-    return total
-
-
-def chunks(records: Iterable[Any]) -> Iterator[bytes]:
-    """NDJSON bodies of bounded size. Raises `UsageError` for a record that JSON cannot hold."""
-    encoder = msgspec.json.Encoder()
-    iterator = iter(records)
-    number = 0
-    while group := list(islice(iterator, CHUNK_RECORDS)):
-        body = bytearray()
-        for record in group:
-            number += 1
-            try:
-                line = encoder.encode(record)
-            except (TypeError, ValueError, msgspec.EncodeError) as error:
-                raise UsageError(f"record {number} cannot be sent as JSON: {error}") from error
-            if body and len(body) + len(line) >= CHUNK_BYTES:
-                yield bytes(body)
-                body.clear()
-            body += line
-            body += b"\n"
-        if body:
-            yield bytes(body)

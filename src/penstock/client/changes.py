@@ -31,6 +31,8 @@ QUICK_ANSWER = 0.3
 LEAST_PATIENCE = 15.0
 """Seconds that a node gets to answer, however soon the deadline is. It may take longer than asked for: before it begins
 anything it checks the package, makes the model's environment and tries it out."""
+MOVE_TIMEOUT = 90.0
+"""Seconds that a node may take to answer how a move has ended."""
 STARTING = frozenset({"starting", "degraded"})
 STOPPING = frozenset({"stopping"})
 """Statuses that pass by themselves."""
@@ -143,6 +145,28 @@ def online(
     body = {"config": None if config is None else dict(config), "executors": executors, "recovery": recovery}
     path = f"/v1/models/{model_path(name)}/online"
     return (yield from _changed(session, "POST", path, body, {}, options, until=STARTING))
+
+
+def move(
+    session: Session, name: str, executor: str, node: str, *, wait: bool = True
+) -> Conversation[dict[str, Any]]:
+    """Have the primary of an executor (`stage.index`) on another node while everything runs: `done`, or `reason` when
+    it stays where it is. `wait` False: do not wait for the end. Raises `NotFound`, and `Conflict` for a model that has
+    no replicas or does not run."""
+    path = f"/v1/models/{model_path(name)}/move"
+    return converse(
+        session,
+        Call(
+            "POST",
+            path,
+            mapping,
+            query={} if wait else {"wait": "0"},
+            headers={"content-type": "application/json", **_user(session)},
+            body=msgspec.json.encode({"executor": executor, "node": node}),
+            repeatable=True,
+            timeout=MOVE_TIMEOUT,
+        ),
+    )
 
 
 def offline(session: Session, name: str, **options: Unpack[Options]) -> Conversation[dict[str, Any]]:
@@ -349,7 +373,7 @@ def _passed(
     """Look at a model until its status is none of `passing`. Raises `ClientError` with its error when it failed."""
     say = options.get("on_progress") or _nobody
     pause, longest = POLL
-    while (status := view["status"]) in passing:
+    while (status := view["status"]) in passing and not _runs(view):
         waiting = sorted({e["node"] for e in view["executors"] if e["state"] == "starting" and e["node"]})
         say(f"{view['name']} is {status}" + (f": waiting for {', '.join(waiting)}" if waiting else ""))
         if session.clock() + pause > end:
@@ -363,6 +387,12 @@ def _passed(
     if status == "failed" and passing is STARTING:
         raise ClientError(view["error"] or f"{view['name']} failed", remedy=f"see `penstock model logs {view['name']}`")
     return view
+
+
+def _runs(view: dict[str, Any]) -> bool:
+    """Whether a model with replicas runs, though it has no standbys yet, as on a single node."""
+    executors = view["executors"] if view.get("recovery", "none") != "none" else []
+    return bool(executors) and all(executor["state"] in ("running", "finished") for executor in executors)
 
 
 def awaited(operation: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
 """How a request is tried until it succeeds, without I/O.
 
 A **call** describes one request and how to read its answer. A **conversation** is a generator that yields calls, pauses
-and work and is sent the answers; retries and deadlines live here. Drivers (`penstock.client.drivers`) do the I/O.
+and work and is sent the answers; retries and deadlines live here. One that has several requests under way **begins**
+them and **takes** what happens next. Drivers (`penstock.client.drivers`) do the I/O.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class Call(Generic[T]):
     """Seconds until the answer begins, where the client's own default is too short."""
     accept: tuple[int, ...] = ()
     """Statuses beside 2xx that are answers rather than errors."""
+    url: str = ""
+    """The node to ask; empty: the one that the client was made for."""
+    connect: float | None = None
+    """Seconds until there is a connection, where the client's own default is too long."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,57 @@ class Work:
     run: Callable[[], Any]
 
 
-Step: TypeAlias = "Call[Any] | Pause | Work"
+@dataclass(frozen=True)
+class Begin:
+    """Ask the driver to send a call and to go on at once; the answer comes by `Take`."""
+
+    tag: Any
+    call: Call[Any]
+
+
+@dataclass(frozen=True)
+class Take:
+    """Ask the driver for what happens next: an `Answered`, `Input` or `Ended`, or `None` after some time."""
+
+    seconds: float | None
+    """At most so long; `None`: as long as it takes."""
+    input: bool
+    """Whether input is wanted."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A call that was begun has been answered, or has failed."""
+
+    tag: Any
+    answer: httpx.Response | httpx.TransportError
+
+
+@dataclass(frozen=True)
+class Body:
+    """What one push carries: whole lines of NDJSON."""
+
+    content: bytes
+    records: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """The next piece of the input."""
+
+    body: Body
+
+
+@dataclass(frozen=True)
+class Ended:
+    """There is no further input. `broken`: it failed, or nobody waits for the end any more."""
+
+    broken: bool = False
+
+
+Step: TypeAlias = "Call[Any] | Pause | Work | Begin | Take"
 Conversation: TypeAlias = Generator[Step, Any, T]
-"""Is sent a response or a transport error for a call, the result for work, and `None` for a pause."""
+"""Is sent a response or a transport error for a call, the result for work, what happened for `Take`, else `None`."""
 
 
 @dataclass
@@ -74,14 +127,12 @@ class Session:
     """Who asks, for the audit trail of changes."""
     client_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     clock: Callable[[], float] = time.monotonic
+    timeout: float = 15.0
+    """Seconds for one request."""
     answered: bool = False
     """Whether anybody has answered yet."""
-    sequences: dict[str, int] = field(default_factory=dict)
-
-    def next_seq(self, stream: str) -> int:
-        """The next sequence number of this client's records on `stream`, from 1."""
-        self.sequences[stream] = self.sequences.get(stream, 0) + 1
-        return self.sequences[stream]
+    streams: dict[str, Any] = field(default_factory=dict)
+    """Path of a stream -> what is remembered of it from one push to the next."""
 
 
 def converse(
@@ -141,6 +192,11 @@ def _retry_after(call: Call[Any], answer: httpx.Response) -> float | None:
     """Seconds that the server asks us to wait, or `None` when trying again makes no sense."""
     if answer.status_code != 429 and not (answer.status_code == 503 and call.repeatable):
         return None
+    return retry_after(answer)
+
+
+def retry_after(answer: httpx.Response) -> float | None:
+    """Seconds that the server asks us to wait, if it does."""
     header = answer.headers.get("retry-after")
     if header is None:
         return None
@@ -179,16 +235,18 @@ def failure(call: Call[Any], answer: httpx.Response) -> ClientError:
     return kind(message, status=status, problem=problem)
 
 
-def unreachable(session: Session, error: httpx.TransportError) -> Unreachable:
+def unreachable(session: Session, error: httpx.TransportError, url: str = "") -> Unreachable:
+    """The error for no answer, of the node at `url` or of the one that the client was made for."""
+    url = url or session.url
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-        return Unreachable(f"{session.url!r} is not an address: {error}", remedy=f"an address looks like {DEFAULT_URL}")
+        return Unreachable(f"{url!r} is not an address: {error}", remedy=f"an address looks like {DEFAULT_URL}")
     if isinstance(error, httpx.ReadTimeout):
         return Unreachable(
-            f"the node at {session.url} did not answer in time",
+            f"the node at {url} did not answer in time",
             remedy="it may be overloaded: `penstock top` shows where; a longer timeout= (or --deadline) waits longer",
         )
     cause = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
     return Unreachable(
-        f"no Penstock node answers at {session.url}: {cause}",
+        f"no Penstock node answers at {url}: {cause}",
         remedy="start one with `penstock up`, or name another with --url or PENSTOCK_URL",
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import getpass
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, overload
 
 import httpx
 
-from penstock.client import calls, changes
+from penstock.client import calls, changes, pushing
 from penstock.client.conversation import (
     DEFAULT_URL,
     Call,
@@ -23,7 +23,11 @@ from penstock.client.conversation import (
     failure,
     unreachable,
 )
+from penstock.client.feed import LINGER, Feed
 from penstock.client.follow import EventParser
+from penstock.client.pushing import PushOptions
+from penstock.client.sending import PushResult
+from penstock.client.streaming import AwaitedPush, BlockingPush
 from penstock.errors import UsageError
 
 P = ParamSpec("P")
@@ -73,6 +77,7 @@ class _Operations:
     rollback = _Operation(changes.rollback)
     delete_model = _Operation(changes.delete_model)
     online = _Operation(changes.online)
+    move = _Operation(changes.move)
     offline = _Operation(changes.offline)
     versions = _Operation(changes.versions)
     operations = _Operation(changes.operations)
@@ -86,8 +91,6 @@ class _Operations:
     log = _Operation(calls.log)
     state = _Operation(calls.state)
     list_state = _Operation(calls.list_state)
-    push = _Operation(calls.push)
-    push_ndjson = _Operation(calls.push_ndjson)
 
 
 def _connection(session: Session, timeout: float) -> dict[str, Any]:
@@ -97,14 +100,15 @@ def _connection(session: Session, timeout: float) -> dict[str, Any]:
     return {"base_url": session.url, "headers": headers, "timeout": timeout, "trust_env": not local}
 
 
-def _session(url: str, token: str | None, deadline: float, user: str | None) -> Session:
+def _session(url: str, token: str | None, timeout: float, deadline: float, user: str | None) -> Session:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise UsageError(f"{url!r} is not an address: {error}", remedy=f"an address looks like {DEFAULT_URL}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UsageError(f"{url!r} is not an address", remedy=f"an address looks like {DEFAULT_URL}")
-    return Session(url.rstrip("/"), token, deadline, login_name() if user is None else user)
+    user = login_name() if user is None else user
+    return Session(url.rstrip("/"), token, deadline, user, timeout=timeout)
 
 
 def login_name() -> str:
@@ -116,18 +120,27 @@ def login_name() -> str:
     return "".join(letter for letter in name if letter.isprintable())[:100]
 
 
-def _request(call: Call[Any]) -> dict[str, Any]:
+def _request(session: Session, call: Call[Any]) -> dict[str, Any]:
     headers = {name: value.encode() for name, value in call.headers.items()}
     if isinstance(call.body, tuple):
         size = sum(len(piece) if isinstance(piece, bytes) else piece.stat().st_size for piece in call.body)
         headers["content-length"] = str(size).encode()
+    timeout: Any = httpx.USE_CLIENT_DEFAULT
+    if call.timeout is not None or call.connect is not None:
+        read = session.timeout if call.timeout is None else call.timeout
+        timeout = httpx.Timeout(STALL, read=read, connect=STALL if call.connect is None else call.connect)
     return {
         "method": call.method,
-        "url": call.path,
+        "url": call.url + call.path,
         "params": dict(call.query) or None,
         "headers": headers,
-        "timeout": httpx.USE_CLIENT_DEFAULT if call.timeout is None else httpx.Timeout(STALL, read=call.timeout),
+        "timeout": timeout,
     }
+
+
+def _feed(session: Session, options: PushOptions) -> Feed:
+    """Numbers that the caller gives must mean the same records each time, however slowly they come."""
+    return Feed(session.clock, None if options.get("client") is not None else LINGER)
 
 
 def _pieces(body: tuple[bytes | Path, ...]) -> Iterator[bytes]:
@@ -177,7 +190,7 @@ class Client(_Operations):
         user: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.session = _session(url, token, deadline, user)
+        self.session = _session(url, token, timeout, deadline, user)
         self._http = httpx.Client(transport=transport, **_connection(self.session, timeout))
 
     def __enter__(self) -> Client:
@@ -213,13 +226,36 @@ class Client(_Operations):
         except httpx.TransportError as error:
             raise unreachable(self.session, error) from None
 
-    def drive(self, conversation: Conversation[T]) -> T:
-        """Run a conversation with blocking I/O."""
+    def push(self, stream: str, records: Iterable[Any], **options: Unpack[PushOptions]) -> PushResult:
+        """Push records to `stream` (`model/source` or `group/model/source`), as many as there are.
+
+        They are cut into pieces that are spread over the executors of the source, each sent to the node where its
+        executor is, several at once. Every piece is kept until it is acknowledged and sent again when there is no
+        answer, when there is no room (as the cluster asks), and when the executor has moved or is started elsewhere;
+        the cluster takes it once. A `push` that is one piece goes to the same executor as the one before.
+
+        Options: see `PushOptions`. Raises `ClientError` (see its subclasses), whose `pushed` says what is acknowledged
+        all the same, and `UsageError` for a record that JSON cannot hold.
+        """
+        return self._push(stream, records, options, bodies=False)
+
+    def push_ndjson(self, stream: str, bodies: Iterable[bytes], **options: Unpack[PushOptions]) -> PushResult:
+        """Like `push`, for records that are NDJSON already: each of `bodies` (whole lines) becomes one piece."""
+        return self._push(stream, bodies, options, bodies=True)
+
+    def _push(self, stream: str, items: Iterable[Any], options: PushOptions, *, bodies: bool) -> PushResult:
+        conversation = pushing.push(self.session, stream, **options)
+        push = BlockingPush(_feed(self.session, options), self._take)
+        return push.run(lambda step: self.drive(conversation, step), items, bodies)
+
+    def drive(self, conversation: Conversation[T], take: Callable[[Step], Any] | None = None) -> T:
+        """Run a conversation with blocking I/O. `take` does its steps instead of this client."""
+        take = take or self._take
         try:
             step = next(conversation)
             while True:
                 try:
-                    answer = self._take(step)
+                    answer = take(step)
                 except Exception as error:
                     step = conversation.throw(error)
                 else:
@@ -236,9 +272,10 @@ class Client(_Operations):
             return None
         if isinstance(step, Work):
             return step.run()
+        assert isinstance(step, Call)
         content = _pieces(step.body) if isinstance(step.body, tuple) else step.body
         try:
-            return self._http.request(**_request(step), content=content)
+            return self._http.request(**_request(self.session, step), content=content)
         except httpx.TransportError as error:
             return error
 
@@ -256,7 +293,7 @@ class AsyncClient(_Operations):
         user: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.session = _session(url, token, deadline, user)
+        self.session = _session(url, token, timeout, deadline, user)
         self._http = httpx.AsyncClient(transport=transport, **_connection(self.session, timeout))
 
     async def __aenter__(self) -> AsyncClient:
@@ -291,13 +328,33 @@ class AsyncClient(_Operations):
         except httpx.TransportError as error:
             raise unreachable(self.session, error) from None
 
-    async def drive(self, conversation: Conversation[T]) -> T:
-        """Run a conversation with asyncio."""
+    async def push(
+        self, stream: str, records: Iterable[Any] | AsyncIterable[Any], **options: Unpack[PushOptions]
+    ) -> PushResult:
+        """The same as `Client.push`; the records may come from an asynchronous iterable."""
+        return await self._push(stream, records, options, bodies=False)
+
+    async def push_ndjson(
+        self, stream: str, bodies: Iterable[bytes] | AsyncIterable[bytes], **options: Unpack[PushOptions]
+    ) -> PushResult:
+        """The same as `Client.push_ndjson`; the bodies may come from an asynchronous iterable."""
+        return await self._push(stream, bodies, options, bodies=True)
+
+    async def _push(
+        self, stream: str, items: Iterable[Any] | AsyncIterable[Any], options: PushOptions, *, bodies: bool
+    ) -> PushResult:
+        conversation = pushing.push(self.session, stream, **options)
+        push = AwaitedPush(_feed(self.session, options), self._take)
+        return await push.run(lambda step: self.drive(conversation, step), items, bodies)
+
+    async def drive(self, conversation: Conversation[T], take: Callable[[Step], Awaitable[Any]] | None = None) -> T:
+        """Run a conversation with asyncio. `take` does its steps instead of this client."""
+        take = take or self._take
         try:
             step = next(conversation)
             while True:
                 try:
-                    answer = await self._take(step)
+                    answer = await take(step)
                 except Exception as error:
                     step = conversation.throw(error)
                 else:
@@ -314,9 +371,10 @@ class AsyncClient(_Operations):
             return None
         if isinstance(step, Work):
             return await _in_thread(step)
+        assert isinstance(step, Call)
         content = _pieces_in_loop(step.body) if isinstance(step.body, tuple) else step.body
         try:
-            return await self._http.request(**_request(step), content=content)
+            return await self._http.request(**_request(self.session, step), content=content)
         except httpx.TransportError as error:
             return error
 

@@ -14,9 +14,12 @@ ClientError          a call that did not succeed; carries the problem details of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from penstock.client.sending import PushResult
 
 
 class ClientError(PenstockError):
@@ -34,6 +37,19 @@ class ClientError(PenstockError):
         super().__init__(message, remedy=remedy)
         self.status = status
         self.problem: dict[str, Any] = dict(problem or {})
+        self.pushed: PushResult | None = None
+        """Of a push: what is acknowledged all the same."""
+        self.before: int | None = None
+        """Of a push: records of the input before the request that failed."""
+
+    def of_push(self, result: PushResult) -> None:
+        """Tell what was acknowledged before it."""
+        self.pushed = result
+        if result.accepted:
+            records = "record is" if result.accepted == 1 else "records are"
+            self.message += f"\n  {result.accepted:,} {records} acknowledged all the same"
+            self.message += f", {result.pending:,} more may have been taken" if result.pending else ""
+            self.args = (self.message if self.remedy is None else f"{self.message}\n  -> {self.remedy}",)
 
     @property
     def nodes(self) -> dict[str, str]:
