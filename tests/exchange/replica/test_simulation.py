@@ -44,7 +44,7 @@ def test_seeds_that_once_failed(seed):
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_simulator_finds_broken_rules(mutant):
     def find() -> None:
-        for seed in range(2500):
+        for seed in range(8000):
             simulate(seed)
 
     with broken(mutant), pytest.raises(Violation):

@@ -85,13 +85,13 @@ class Leader:
         settings: RunSettings | None = None,
         replication: Replication | None = None,
         checkpoint_url: str | None = None,
+        restore: int | None = None,
     ) -> None:
         self.target, self.counts, self.plan, self.mode = target, counts, plan, mode
         self.settings = settings or RunSettings(metrics_interval=0.1)
         self.replication = replication or Replication()
         self.checkpoint_url = checkpoint_url
-        self.checkpoint: int | None = None
-        self.restore: int | None = None
+        self.checkpoint = self.restore = restore
         self.workers: list[ProcessWorker] = []
         self.alive: list[bool] = []
         self.executors: dict[str, Executor] = {}
@@ -318,12 +318,15 @@ class Leader:
                     async with asyncio.timeout(0.3):
                         await self.changed.wait()
 
-    async def durable(self, number: int, seconds: float = 20) -> None:
-        """Take a durable checkpoint, and commit it."""
+    async def durable(self, number: int, seconds: float = 20, unless: Callable[[], bool] = lambda: False) -> None:
+        """Take a durable checkpoint, and commit it; not if `unless` comes true on the way."""
         for index, worker in enumerate(self.workers):
             if self.alive[index]:
                 await worker.send(Barrier(MODEL, number))
-        await self.until(lambda: self.parts.get(number, set()) == set(self.executors), f"checkpoint {number}", seconds)
+        whole = set(self.executors)
+        await self.until(lambda: self.parts.get(number) == whole or unless(), f"checkpoint {number}", seconds)
+        if unless():
+            return
         assert self.checkpoint_url is not None
         store = CheckpointStore(self.checkpoint_url, self._flow())
         store.write_manifest(

@@ -170,18 +170,17 @@ class EnrichOperator(Operator):
     def _process_logged(self, calls: _Calls, draws: Draws) -> None:
         """In a replicated executor: the batch waits for its calls, and a standby gets their results from the log."""
 
-        def ask() -> list[Any]:
+        def ask() -> bytes:  # as bytes: what the author does to the results later must not change the log
             self._running_loop().call_soon_threadsafe(self._begin, calls)
             self._wait(lambda: calls.ready() == len(calls.results))
             failed = {
                 i: f"{type(r.error).__name__}: {r.error}" for i, r in enumerate(calls.results) if type(r) is _Failure
             }
             known = [None if i in failed else result for i, result in enumerate(calls.results)]
-            return [codec.pack(known), [[i, text] for i, text in failed.items()]]
+            return codec.dumps([known, failed])
 
-        known, failed = draws.draw("enrich", ask)
-        calls.results = codec.unpack(known)
-        for i, text in failed:
+        calls.results, failed = codec.loads(draws.draw("enrich", ask))
+        for i, text in failed.items():
             calls.results[i] = _Failure(RuntimeError(text))
         self._emit(calls, 0, len(calls.results))
 

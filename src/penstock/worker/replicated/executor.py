@@ -397,7 +397,9 @@ class ReplicatedExecutor:
                 case Retire():
                     self._retire()
                 case Alarm():
-                    self._model.around.say(Alarmed(self._model.name, self.id, instruction.text))
+                    steps = ", ".join(self._builder.graph.topology.stages[self.id.stage].steps)
+                    text = f"{instruction.text} (executor {self.id}, steps {steps})"
+                    self._model.around.say(Alarmed(self._model.name, self.id, text))
 
     def _send(self, instruction: Send) -> None:
         party, target, message = instruction
