@@ -36,6 +36,7 @@ from penstock.cluster.service import (
     PlacementView,
     Pushed,
     RebalanceView,
+    ReplicaView,
     RolledBack,
     VersionView,
 )
@@ -265,15 +266,29 @@ class FakeService:
             model.config = model.config if config is None else config
             model.recovery = recovery or model.recovery
             model.executors = [
-                ExecutorView(id=f"0.{i}", steps=("in", "count"), node=self.node_id, records_in=7, busy=0.5)
+                ExecutorView(
+                    id=f"0.{i}", steps=("in", "count"), node=self.node_id, state="running", records_in=7, busy=0.5,
+                    replicas=self._replicas(model.recovery, i), degraded=model.recovery != "none" and i == 1,
+                )
                 for i in range(executors or 1)
-            ]
+            ]  # fmt: skip
             model.latency = [0.001, 0.002, 0.003]
             model.counters = {"in.skipped": 2}
             if self.starting is not None:
                 model.status, model.error = self.starting
 
         return await self._perform("online", name, ask, check, apply)
+
+    def _replicas(self, recovery, index):
+        if recovery == "none":
+            return []
+        return [
+            ReplicaView(name=f"0.{index}@node-1/1.1", role="primary", node=self.node_id, state="running", pid=41),
+            ReplicaView(
+                name=f"0.{index}@node-2/1.1", role=recovery, node="node-2", state="running", pid=42, behind=3,
+                kept_bytes=2048, protects=index != 1,
+            ),
+        ]  # fmt: skip
 
     async def move(self, name, executor, node, *, user="", wait=None):
         model = await self.model(name)

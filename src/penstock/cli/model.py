@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -98,6 +99,8 @@ def show(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = F
     if view["executors"]:
         rows = map(executor_row, view["executors"])
         out.print(table(*shown(EXECUTOR_COLUMNS, rows, out.width, EXECUTOR_SPARE[:1]), one_line=True))
+    if replicas := list(replica_rows(view)):
+        out.print(table(*shown(REPLICA_COLUMNS, replicas, out.width, REPLICA_SPARE), title="Replicas", one_line=True))
 
 
 def _show_package(out: Console, view: dict[str, Any]) -> None:
@@ -110,6 +113,7 @@ def _show_package(out: Console, view: dict[str, Any]) -> None:
         parts.append(f"changed {age(view['changed'])}" + (f" by {view['user']}" if view["user"] else ""))
     if view["recovery"] != "none":
         parts.append(f"recovery {view['recovery']}")
+        parts += [f"{view[what]} {what}" for what in ("promotions", "restores") if view[what]]
     out.print(", ".join(parts), markup=False)
     if view["requires"]:
         out.print(f"requires: {', '.join(view['requires'])}", markup=False)
@@ -256,7 +260,32 @@ EXECUTOR_SPARE = ("#queue", "steps")
 def executor_row(view: dict[str, Any]) -> tuple[Any, ...]:
     """One executor as a table row."""
     return (
-        view["id"], view["node"], " ".join(view["steps"]), view["state"], f"{view['rate_in']:,.0f}",
+        view["id"], _where(view), " ".join(view["steps"]), _state(view), f"{view['rate_in']:,.0f}",
         f"{view['rate_out']:,.0f}", f"{view['cpu']:.2f}", f"{view['busy']:.0%}", view["queue"], view["keys"],
         view["restarts"],
     )  # fmt: skip
+
+
+def _where(view: dict[str, Any]) -> str:
+    return f"{view['node']} > {view['moving_to']}" if view["moving_to"] else str(view["node"])
+
+
+def _state(view: dict[str, Any]) -> str:
+    return "degraded" if view["degraded"] and view["state"] == "running" else str(view["state"])
+
+
+REPLICA_COLUMNS = ("executor", "role", "node", "state", "protects", "#behind", "#kept", "#pid")
+REPLICA_SPARE = ("#pid", "#kept")
+"""Left out on a narrow terminal."""
+
+
+def replica_rows(view: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """The replicas of a model's executors as table rows. A primary is never behind, and protects nobody."""
+    for executor in view["executors"]:
+        for replica in executor["replicas"]:
+            primary = replica["role"] == "primary"
+            protects = "" if primary else "yes" if replica["protects"] else "not yet"
+            yield (
+                executor["id"], replica["role"], replica["node"], replica["state"], protects,
+                None if primary else replica["behind"], size(replica["kept_bytes"]), replica["pid"] or None,
+            )  # fmt: skip

@@ -145,7 +145,9 @@ def online(
     recovery: Annotated[
         Recovery | None,
         typer.Option(
-            "--recovery", help="What becomes of its state when a worker dies. Not built yet but none: refused."
+            "--recovery",
+            help="What becomes of its state when a worker dies: lost (none), taken over by a standby that keeps a "
+            "copy (passive) or computes along (active).",
         ),
     ] = None,
     timeout: Timeout = None,
@@ -163,7 +165,13 @@ def online(
             name, config=_with(client, name, given), executors=executors, recovery=wanted, **options
         )
     )
-    change.tell(view, lambda: f"{view['name']} is {view['status']}")
+    change.tell(view, lambda: f"{view['name']} is {view['status']}{_unprotected(view)}")
+
+
+def _unprotected(view: dict[str, Any]) -> str:
+    """Whose state a crash would cost, although it was asked for that it does not."""
+    bare = [executor["id"] for executor in view["executors"] if executor["degraded"]]
+    return f": no standby could take over for {', '.join(bare)} yet (that takes a second node)" if bare else ""
 
 
 def offline(

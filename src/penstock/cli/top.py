@@ -83,4 +83,8 @@ def picture(view: dict[str, Any], width: int) -> Group:
         columns = ("model", *models.EXECUTOR_COLUMNS)
         told = shown(columns, executors, width, models.EXECUTOR_SPARE)
         parts.append(table(*told, title="Executors", one_line=True))
+    replicas = [(model["name"], *row) for model in view["models"] for row in models.replica_rows(model)]
+    if replicas:
+        told = shown(("model", *models.REPLICA_COLUMNS), replicas, width, models.REPLICA_SPARE)
+        parts.append(table(*told, title="Replicas", one_line=True))
     return Group(*parts)

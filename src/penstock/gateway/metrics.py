@@ -81,6 +81,7 @@ def families(view: MetricsView) -> Iterator[Metric]:
     yield from _node_families(view.nodes)
     yield from _model_families(view.models)
     yield from _executor_families(view.models)
+    yield from _replica_families(view.models)
     yield from _channel_families(view.channels)
 
 
@@ -99,6 +100,8 @@ _MODEL: tuple[tuple[str, str, Callable[[ModelView], float]], ...] = (
     ("records_lost", "Records known to be lost.", lambda model: model.lost),
     ("keys_lost", "Keys whose state was lost by restarts, as last reported.", lambda model: model.keys_lost),
     ("restarts", "Executors restarted since it went online.", lambda model: model.restarts),
+    ("promotions", "Times that a standby took over since it went online.", lambda model: model.promotions),
+    ("restores", "Times that all was restored from a durable checkpoint.", lambda model: model.restores),
 )
 
 
@@ -108,6 +111,10 @@ def _node_families(nodes: list[NodeView]) -> Iterator[Metric]:
         for node in nodes:
             gauge.add_metric([node.id], float(read(node)))
         yield gauge
+    refused = CounterMetricFamily("penstock_node_refused", "Stale commands that were refused.", labels=["node"])
+    for node in nodes:
+        refused.add_metric([node.id], node.refused)
+    yield refused
 
 
 def _model_families(models: list[ModelView]) -> Iterator[Metric]:
@@ -151,6 +158,28 @@ def _checkpoint_families(models: list[ModelView]) -> Iterator[Metric]:
                 gauge.add_metric([model.name], read(model.checkpoint))
     yield failed
     yield from (gauge for gauge, _ in gauges)
+
+
+def _replica_families(models: list[ModelView]) -> Iterator[Metric]:
+    labels = ["model", "executor", "node", "role"]
+    degraded = GaugeMetricFamily(
+        "penstock_executor_degraded", "Whether no standby could take over.", labels=["model", "executor"]
+    )
+    protects = GaugeMetricFamily("penstock_replica_protects", "Whether this standby could take over.", labels=labels)
+    behind = GaugeMetricFamily(
+        "penstock_replica_behind", "Log positions that a standby lacks.", labels=labels
+    )
+    kept = GaugeMetricFamily("penstock_replica_kept_bytes", "Kept until it is safe elsewhere.", labels=labels)
+    for model in models:
+        for executor in model.executors if model.recovery != "none" else ():
+            degraded.add_metric([model.name, executor.id], executor.degraded)
+            for replica in executor.replicas:
+                where = [model.name, executor.id, replica.node, replica.role]
+                kept.add_metric(where, replica.kept_bytes)
+                if replica.role != "primary":
+                    protects.add_metric(where, replica.protects)
+                    behind.add_metric(where, replica.behind)
+    yield from (degraded, protects, behind, kept)
 
 
 def _executor_families(models: list[ModelView]) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock.cluster.service import ModelView, NodeService, VersionView
+from penstock.cluster.service import ModelView, MoveOrder, NodeService, VersionView
 from penstock.gateway.answer import answer
 from penstock.gateway.asking import Asked
 from penstock.gateway.operations import changing, told
@@ -28,6 +28,14 @@ class Online(BaseModel):
     config: dict[str, Any] | None = Field(None, description="Values for `ps.config`; default: those it has.")
     executors: int | None = Field(None, ge=1, le=256, description="Executors per stage; default: the flow's own.")
     recovery: Literal["none", "passive", "active"] | None = Field(None, description="Default: what its package says.")
+
+
+class Move(BaseModel):
+    """Which executor is to run where."""
+
+    model_config = ConfigDict(extra="forbid")
+    executor: str = Field(min_length=1, max_length=40, description="`stage.index`.")
+    node: str = Field(min_length=1, max_length=200, description="The node that its primary is to be on.")
 
 
 class Rollback(BaseModel):
@@ -128,6 +136,17 @@ def _changes(routes: APIRouter, service: NodeService) -> None:
         wanted = body or Online(config=None, executors=None, recovery=None)
         model = f"{group}/{name}"
         return told(await service.online(model, wanted.config, wanted.executors, wanted.recovery, ask=ask))
+
+    @routes.post(
+        "/{group}/{name}/move",
+        summary="Move an executor",
+        responses=described(MoveOrder) | described(MoveOrder, status=202, text="It goes on") | failing(404, 409, 503),
+    )
+    async def move(group: str, name: str, body: Move, ask: Asked) -> Response:
+        """The primary of an executor goes to another node, with its state, while everything runs. Answers when it is
+        there, or stays where it is (`reason`); 202 when `wait` is over before. 409 for a model without replicas."""
+        order = await service.move(f"{group}/{name}", body.executor, body.node, user=ask.user, wait=ask.wait)
+        return answer(order, 200 if order.done or order.reason else 202)
 
     @routes.post("/{group}/{name}/offline", summary="Take offline", responses=changing(200, 404))
     async def offline(group: str, name: str, ask: Asked) -> Response:
