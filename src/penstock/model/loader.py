@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,7 @@ from penstock.model.manifest import (
     read_manifest,
 )
 
-__all__ = ["load_graph", "parse_target", "split_target", "unload"]
+__all__ = ["load_graph", "migration_of", "parse_target", "split_target", "unload"]
 
 _before: dict[Path, frozenset[str]] = {}
 """folder that was loaded from -> the modules that had been imported before that."""
@@ -31,6 +31,8 @@ _trees: dict[str, list[Path]] = {}
 """group/name -> the packages of the model that are loaded; the last one is in force."""
 _aside: dict[Path, dict[str, ModuleType]] = {}
 """package that is loaded and not in force -> its modules."""
+_migrations: dict[Path, Callable[[str, Any], Any]] = {}
+"""What was loaded -> the `migrate` function of the flow's module."""
 _modules_in_tree: dict[Path, set[str]] = {}
 """package that is loaded -> its modules and packages at the top."""
 
@@ -77,9 +79,19 @@ def load_graph(target: str, config: dict[str, Any] | None = None) -> Graph:
     elif manifest_file(path) is None:
         folder, replacing = path / "src" if (path / "src").is_dir() else path, nullcontext()
     with replacing:
-        graph = _flow_of(_import(folder, module), attribute or declared or None).build()
+        imported = _import(folder, module)
+        graph = _flow_of(imported, attribute or declared or None).build()
         _check_defaults(manifest, scope)
+    _migrations.pop(path, None)
+    if callable(migrate := getattr(imported, "migrate", None)):
+        _migrations[path] = migrate
     return graph
+
+
+def migration_of(target: str) -> Callable[[str, Any], Any] | None:
+    """The author's `migrate(from_version, state)` of a target that `load_graph` has loaded, if there is one: it turns
+    the keyed state of an earlier version (step -> key -> state) into this version's."""
+    return _migrations.get(Path(parse_target(target)[0]).resolve())
 
 
 def unload(target: str) -> None:
@@ -92,6 +104,7 @@ def unload(target: str) -> None:
             del _before[folder]
     _modules_in_tree.pop(path, None)
     _aside.pop(path, None)
+    _migrations.pop(path, None)
     for model, trees in list(_trees.items()):
         if path not in trees:
             continue

@@ -73,9 +73,10 @@ class Assembly(ABC):
 
     def connector(self, ctx: StepContext) -> ConnectorContext:
         """The same for a source or sink."""
+        # In a cluster many models may be made of one flow, and each has its own sessions and positions elsewhere.
         return connector_context(
             ctx,
-            self.graph.name,
+            self.load.model.replace("/", ":"),
             on_bad_record=partial(self.policy, ctx),
             checkpointed=self.load.checkpoint_url is not None,
             collect=self._collect,

@@ -303,7 +303,7 @@ class Worker:
             if load.model in self._models or load.number in self._numbers:
                 raise UsageError(f"model {load.model!r} (number {load.number}) is already loaded in this worker")
             # The author's module is imported here, for the first time in this process.
-            from penstock.model.loader import load_graph
+            from penstock.model.loader import load_graph, migration_of
 
             graph = load_graph(load.target, load.config)
             parts: dict[int, list[snapshot.Part]] = {}
@@ -313,6 +313,7 @@ class Worker:
                 if load.restore is not None:
                     parts = _restored(store, load.restore, {e.stage for e in load.executors})
             model = build_model(load, graph, self, parts)
+            model.migrate = migration_of(load.target)
         except (Exception, SystemExit) as error:
             self._forget_store(load.model)
             self._fail(load.model, error)
