@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 from collections import Counter
 
 import pytest
@@ -24,7 +25,7 @@ flow = ps.Flow("counts")
     flow.source("numbers", ps.sequence({numbers}, rate={rate}, shards=2))
     .key_by("digit", lambda n: n % 10)
     .count("count")
-    .sink("out", ps.ndjson({out!r}))
+    .sink("out", {sink})
 )
 """
 NAME = "default/counts"
@@ -47,12 +48,13 @@ class Durable:
     def leader(self):
         return next(agent for agent in self.agents.values() if agent._election.term)
 
-    async def run(self, numbers, rate, recovery="passive", executors=None):
+    async def run(self, numbers, rate, recovery="passive", executors=None, name="counts", sink=None):
         """Bring the model online."""
         source = self.folder / "counts.py"
-        source.write_text(FLOW.format(numbers=numbers, rate=rate, out=f"{self.folder}/out/"))
-        await add(self.agent, source)
-        return settled(await self.agent.online("counts", None, executors, recovery))
+        sink = sink or f"ps.ndjson({f'{self.folder}/out/'!r})"
+        source.write_text(FLOW.format(numbers=numbers, rate=rate, sink=sink))
+        await add(self.agent, source, name)
+        return settled(await self.agent.online(name, None, executors, recovery))
 
     async def view(self):
         return await self.agent.model("counts")
@@ -66,9 +68,9 @@ class Durable:
 
         return await until(there)
 
-    async def has(self, status):
+    async def has(self, status, name="counts"):
         async def there():
-            view = await self.view()
+            view = await self.agent.model(name)
             return view if view.status == status else None
 
         return await until(there, 60)
@@ -152,6 +154,27 @@ async def test_when_all_workers_die_everything_is_restored(valkey, prefix, tmp_p
         await until(lambda: len(scene.shown()) == 6000)
         assert Counter(scene.shown()) == exact(6000)
         assert (await scene.view()).checkpoint.number > number
+
+
+@asynchronous
+async def test_two_models_of_one_flow_write_rows_once_each_also_when_they_are_restored(valkey, prefix, tmp_path):
+    database = tmp_path / "results.db"
+    async with durable(valkey, prefix, tmp_path) as scene:
+        sink = f"ps.sql('sqlite:///{database}', 'results')"
+        for name in ("one", "two"):
+            await scene.run(3000, 500, name=name, sink=sink)
+        await until(lambda: (scene.agent._view.models["default/two"].checkpoint or 0) >= 2)
+        scene.kill_workers()
+        for name in ("one", "two"):
+            await scene.has("finished", name)
+
+        def rows():
+            with contextlib.closing(sqlite3.connect(database)) as connection:
+                return Counter(connection.execute("select key, value from results"))
+
+        await until(lambda: sum(rows().values()) >= 6000)
+        assert rows() == exact(3000) + exact(3000)
+        assert len(await scene.events("model.restored")) == 2
 
 
 @asynchronous
