@@ -78,6 +78,15 @@ def test_an_abandoned_shift_changes_no_version_and_waits_for_no_newcomer():
     assert (done.version, done.table) == (0, FIRST.table)
 
 
+def test_a_restore_keeps_what_was_decided():
+    now = switching()
+    assert routing.restored(now).table == FIRST.table
+    after = routing.committed(now, SHIFT.id)
+    assert after is not None
+    again = routing.restored(after, term=7)
+    assert (again.shift, again.table, again.epoch) == (None, even_routing(2), (7, 5))
+
+
 @pytest.mark.parametrize(
     ("giver", "taker", "groups", "newcomer"),
     [(0, 1, (1,), ""), (0, 1, range(256), "m1"), (1, 0, (1,), ""), (0, 1, (300,), "m1")],

@@ -155,6 +155,12 @@ def finished(old: Routing, shift: Epoch, settled: Collection[str], term: int | N
     return Routing(_next(old, term), old.version, old.table)
 
 
+def restored(old: Routing, term: int | None = None) -> Routing:
+    """All executors of the model are started anew, from a durable checkpoint or empty: nobody remembers a shift. What
+    was decided stays; what was not is as if it had never begun."""
+    return Routing(_next(old, term), old.version, old.table)
+
+
 def _is(record: Routing, shift: Epoch, phase: Phase) -> bool:
     return record.shift is not None and record.shift.id == shift and record.phase is phase
 
