@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,6 +12,7 @@ import sqlite3
 from collections import Counter
 
 import pytest
+from tests.cluster.catalogue_in_redis import connected, empty
 from tests.cluster.models import add, offline, settled
 from tests.cluster.nodes import Cluster, asynchronous, until
 
@@ -115,6 +117,10 @@ async def durable(url, prefix, folder, nodes=("a", "b"), **more):
         yield Durable(cluster, folder)
 
 
+async def ready(agent):
+    return not await agent.ready()
+
+
 def exact(numbers):
     """What the sink has to show: each running count of each digit, once."""
     return Counter((digit, count + 1) for digit in range(10) for count in range(numbers // 10))
@@ -154,6 +160,37 @@ async def test_when_all_workers_die_everything_is_restored(valkey, prefix, tmp_p
         await until(lambda: len(scene.shown()) == 6000)
         assert Counter(scene.shown()) == exact(6000)
         assert (await scene.view()).checkpoint.number > number
+
+
+@asynchronous
+@pytest.mark.parametrize("forgetful", [False, True])
+async def test_a_cluster_that_is_started_again_goes_on_from_the_last_checkpoint(valkey, prefix, tmp_path, forgetful):
+    """`forgetful`: with a Redis that knows nothing."""
+    async with durable(valkey, prefix, tmp_path, ()) as scene:
+        for name in ("a", "b"):
+            await scene.cluster.add(name, data_dir=tmp_path / name)
+        await scene.run(6000, 1000)
+        number = (await scene.checkpointed(2)).checkpoint.number
+        folder = scene.stored()[0]
+        for name in ("a", "b"):
+            await scene.cluster.remove(name)
+    if forgetful:
+        async with connected(valkey, prefix) as bus:
+            await empty(bus)
+    async with durable(valkey, prefix, tmp_path, ()) as scene:
+        agents = [scene.cluster.make(name, data_dir=tmp_path / name) for name in ("a", "b")]
+        async with contextlib.AsyncExitStack() as stack:
+            scene.agents.update({agent.node_id: agent for agent in agents})
+            await asyncio.gather(*(stack.enter_async_context(agent) for agent in agents))
+            for agent in agents:
+                await until(lambda agent=agent: ready(agent))
+            await scene.has("finished")
+            await until(lambda: len(scene.shown()) == 6000)
+            assert Counter(scene.shown()) == exact(6000)
+            assert scene.stored() == [folder]
+            view = await scene.view()
+            assert view.checkpoint.number > number
+            assert scene.agent._view.models[NAME].plan.restore >= number
 
 
 @asynchronous
