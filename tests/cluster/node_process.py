@@ -1,7 +1,7 @@
 """A node as a process of its own: agent and gateway. It says `ready PORT`, and ends when its standard input does.
 
-`python -m tests.cluster.node_process REDIS NAME PREFIX [DATA [deaf] [cold]]`. A `deaf` node never hears the bell, a
-`cold` one keeps no warm workers.
+`python -m tests.cluster.node_process REDIS NAME PREFIX [DATA [deaf] [cold] [checkpoints=URL] [lease=SECONDS]]`. A
+`deaf` node never hears the bell, a `cold` one keeps no warm workers.
 
 A line on its input is an order for one moment in its life, obeyed once:
 
@@ -177,13 +177,22 @@ async def deaf(self):
 async def main(redis: str, name: str, prefix: str, data: str = "", *more: str) -> None:
     if "deaf" in more:
         Bus._listen = deaf
+    options = dict(word.split("=", 1) for word in more if "=" in word)
+    lease = float(options.get("lease", 1.5))
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     agent = NodeAgent(
         redis,
         name=name,
         address=f"http://127.0.0.1:{port}",
-        settings=settings(prefix, upload_kept=UPLOAD_KEPT, warm_workers=0 if "cold" in more else 1),
+        settings=settings(
+            prefix,
+            upload_kept=UPLOAD_KEPT,
+            warm_workers=0 if "cold" in more else 1,
+            lease=lease,
+            leader_lease=lease,
+            checkpoints=options.get("checkpoints"),
+        ),
         run_settings=RunSettings(metrics_interval=0.2),
         data_dir=Path(data) if data else None,
     )

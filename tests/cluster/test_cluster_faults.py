@@ -28,14 +28,14 @@ ROOT = Path(__file__).parents[2]
 class Processes:
     """Node processes by name."""
 
-    def __init__(self, url, prefix):
-        self.url, self.prefix = url, prefix
+    def __init__(self, url, prefix, *more):
+        self.url, self.prefix, self.more = url, prefix, more
         self.nodes, self.ports = {}, {}
 
     async def add(self, *names):
         for name in names:
             self.nodes[name] = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.cluster.node_process", self.url, name, self.prefix,
+                sys.executable, "-m", "tests.cluster.node_process", self.url, name, self.prefix, *self.more,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
             )  # fmt: skip
         for name in names:
