@@ -5,34 +5,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
-from tests.cluster.models import add, offline, online
+from tests.cluster.models import add, offline, online, settled
 from tests.cluster.nodes import Cluster, asynchronous, until
 
-from penstock.cluster.service import Conflict, NotFound, Unavailable
+from penstock.cluster.service import Conflict, NotFound, Pushed, Unavailable
 from penstock.errors import ClusterError, UsageError
 from penstock.settings import Balancing
 
 QUICK = Balancing(half_life=0.5, window=5.0, interval=0.5, sustained=0.5)
+PATIENT = {"lease": 6.0, "leader_lease": 6.0}
+"""Nobody is lost here, however busy the machine is."""
 LINES = ["alpha beta gamma delta " * 20] * 20
 
 
 @contextlib.asynccontextmanager
-async def pushing(agent, model):
-    """Records arrive all the while."""
+async def pushing(agent, model, client=None):
+    """Records arrive all the while; gives a list with the number of lines that were retained. With a `client` what was
+    not acknowledged is sent again, and counted once."""
+    retained, ended = [0], asyncio.Event()
 
     async def push():
+        seq = 1
         while True:
             with contextlib.suppress(Unavailable):
-                await agent.push(model, "lines", LINES)
+                if isinstance(await agent.push(model, "lines", LINES, client, seq if client else None), Pushed):
+                    retained[0] += len(LINES)
+                    seq += 1
+                    if ended.is_set():
+                        break
             await asyncio.sleep(0.02)
 
     task = asyncio.create_task(push())
     try:
-        yield
+        yield retained
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        ended.set()
+        async with asyncio.timeout(30):
             await task
 
 
@@ -43,7 +53,7 @@ async def proposed(agent, **options):
 
 @asynchronous
 async def test_every_node_says_what_would_be_better_and_why_it_is_not_done(valkey, prefix, counting):
-    async with Cluster(valkey, prefix, balancing=QUICK) as cluster:
+    async with Cluster(valkey, prefix, balancing=QUICK, **PATIENT) as cluster:
         await cluster.add("a", "b")
         a, b = cluster.agents["a"], cluster.agents["b"]
         await add(a, counting)
@@ -82,6 +92,45 @@ async def test_every_node_says_what_would_be_better_and_why_it_is_not_done(valke
         await offline(a, "counting")
 
 
+@pytest.mark.parametrize("recovery", ["passive", "active"])
+@asynchronous
+async def test_the_leader_brings_together_what_talks_and_nothing_is_lost_or_counted_twice(
+    valkey, prefix, counting, tmp_path, recovery
+):
+    settings = msgspec.structs.replace(QUICK, interval=1.0)
+    checkpoints = str(tmp_path / "checkpoints")
+    async with Cluster(
+        valkey, prefix, balancing=settings, rebalance=True, checkpoints=checkpoints, **PATIENT
+    ) as cluster:
+        await cluster.add("a", "b")
+        a, b = cluster.agents["a"], cluster.agents["b"]
+        await add(a, counting)
+        running = settled(await a.online("counting", executors=1, recovery=recovery))
+        assert {e.id: e.node for e in running.executors} == {"0.0": "a", "1.0": "b"}
+        async with pushing(a, "counting", client="test") as pushed:
+            await until(lambda: on_one_node(b))
+            await until(lambda at=pushed[0]: pushed[0] > at + 1000)  # it goes on afterwards
+        await until(lambda: is_counted(b, 20 * pushed[0]))
+        (told,) = await entries(b, "placement.changed")
+        assert told.text.startswith("cut 100% -> 0%, 1 move")
+        assert len(await entries(b, "executor.moved")) == 1
+        assert (await a.model("counting")).restarts == 0
+        placed = await a.placement("counting")
+        assert placed.now is not None
+        assert placed.now.cut == 0.0
+        assert set(placed.standbys) == {"0.0", "1.0"}
+        await offline(a, "counting")
+
+
+async def on_one_node(agent):
+    return len({e.node for e in (await agent.model("counting")).executors}) == 1
+
+
+async def is_counted(agent, number):
+    found = await agent.lookup("counting", "count", "alpha")
+    return found.found and found.value == number
+
+
 def test_settings_that_make_no_sense_keep_a_node_from_starting(valkey, prefix):
     with pytest.raises(UsageError, match="the placement limit beta cannot be 0"):
         Cluster(valkey, prefix, balancing=Balancing(beta=0.0)).make("a")
@@ -91,7 +140,7 @@ def test_settings_that_make_no_sense_keep_a_node_from_starting(valkey, prefix):
 async def test_a_bottleneck_is_told_by_the_leader_and_shown_by_all(valkey, prefix, counting):
     """No worker may use so little CPU: whoever counts is over the bound."""
     tight = Balancing(half_life=0.5, window=5.0, sustained=0.5, gamma=1e-6)
-    async with Cluster(valkey, prefix, balancing=tight) as cluster:
+    async with Cluster(valkey, prefix, balancing=tight, **PATIENT) as cluster:
         await cluster.add("a", "b")
         a, b = cluster.agents["a"], cluster.agents["b"]
         await add(a, counting)
