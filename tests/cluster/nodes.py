@@ -71,7 +71,7 @@ class Cluster:
             name=name,
             address=f"http://127.0.0.1/{name}",
             settings=more.pop("settings", self.settings),
-            run_settings=RunSettings(metrics_interval=0.1),
+            run_settings=more.pop("run_settings", RunSettings(metrics_interval=0.1)),
             transport=httpx.MockTransport(self._carry),
             **more,
         )
