@@ -33,7 +33,7 @@ class Simulation:
         self.twice = rng.choice((0.0, 0.05))
         self.window = rng.choice((1, 4, 30))
         self.protected = rng.random() < 0.75
-        self.crash_chance = rng.choice((0.0, 0.003, 0.01)) if self.protected else 0.0
+        self.crash_chance = rng.choice((0.0, 0.003, 0.01))
         self.pause_chance = rng.choice((0.0, 0.01))
         self.doubt = rng.choice((0.0, 0.0, 0.0, 0.02))
         """How easily the leader gives up."""
@@ -261,18 +261,20 @@ class Simulation:
             self.silence(node)
 
     def crash(self, node: Node) -> None:
-        """A newcomer's standby may not be complete yet: then the leader gives up."""
+        """A newcomer may have no standby, or none that is complete yet: then the leader gives up."""
         shift = self.store.shift
         rng = self.rng
         phase = "" if self.store.phase is None else f" while {self.store.phase.value}"
         role = {"p": "producer", "c": "consumer"}.get(node.name[0], "member")
-        if shift is not None and shift.newcomer == node.name and self.store.phase is Phase.PREPARING:
-            if rng.random() < 0.7:
-                return
-            self.stats["newcomer lost"] += 1
-            self.leader.on_record(self.store)
-            self.write(self.leader, self.leader.give_up())
+        alone = not self.protected or self.store.phase is Phase.PREPARING
+        if shift is not None and shift.newcomer == node.name and self.store.undecided and alone:
+            if rng.random() < 0.3:
+                self.stats["newcomer lost"] += 1
+                self.leader.on_record(self.store)
+                self.write(self.leader, self.leader.give_up())
             return
+        if not self.protected:
+            return  # nobody could go on in its place
         if shift is not None and f"m{shift.giver}" == node.name:
             role = "giver"
         elif shift is not None and f"m{shift.taker}" == node.name:
