@@ -26,8 +26,8 @@ BROKEN = SECOND.replace('state = {{"n": state["n"] + 1}}', 'state = {{"n": state
 def test_state_is_migrated_and_counts_go_on(tmp_path: Path) -> None:
     async def main() -> None:
         plan = {"0.0": (0, []), "1.0": (1, []), "2.0": (0, [])}
-        target = write(tmp_path, 6000, 3000)
-        later = write(tmp_path, 6000, 3000, body=SECOND, name="later")
+        target = write(tmp_path, 9000, 1500)
+        later = write(tmp_path, 9000, 1500, body=SECOND, name="later")
         async with led(target, {0: 1, 1: 1, 2: 1}, plan, Mode.ACTIVE) as leader:
             await leader.until(lambda: len(written(tmp_path)) > 1000, "some")
             standby = await leader.add_standby("1.0", Mode.ACTIVE, foreign=True, target=later, migrate_from="1")
@@ -42,14 +42,14 @@ def test_state_is_migrated_and_counts_go_on(tmp_path: Path) -> None:
     switched = set()
     for key in range(50):
         numbers = [first for first, _, _ in by_key[key]]
-        assert numbers == list(range(1, 121)) == [second for _, _, second in by_key[key]]
+        assert numbers == list(range(1, 181)) == [second for _, _, second in by_key[key]]
         values = [value for _, value, _ in by_key[key]]
         later_ones = [value for value in values if value >= 1_000_000]
-        assert [value % 1_000_000 for value in values] == list(range(key, 6000, 50))
+        assert [value % 1_000_000 for value in values] == list(range(key, 9000, 50))
         assert values[len(values) - len(later_ones) :] == later_ones, "the new version follows the old one"
         switched.add(len(later_ones))
     assert min(switched) > 0
-    assert max(switched) < 120
+    assert max(switched) < 180
 
 
 BODIES = {"step": BROKEN, "migrate": SECOND.replace("return {{step", "return 5 or {{step")}

@@ -95,18 +95,24 @@ class SinkGatherer(Operator):
     def __init__(self, ctx: StepContext) -> None:
         super().__init__(ctx)
         self.records = 0
-        self._records: list[Any] = []
+        self._parts: list[Part] = []
         self._origin = 0
         self._bodies: list[bytes] = []
 
     def process(self, port: int, batch: Batch) -> None:
-        self._records += as_rows(batch).records()
-        if batch.origin and (not self._origin or batch.origin < self._origin):
-            self._origin = batch.origin
+        rows = as_rows(batch)
+        self._gather(Part(rows.values, rows.keys, None))
+        if rows.origin and (not self._origin or rows.origin < self._origin):
+            self._origin = rows.origin
 
     def letter(self, record: Any) -> None:
         """A record that did not come through the chain (a dead letter)."""
-        self._records.append(record)
+        self._gather(Part([record], None, None))
+
+    def _gather(self, part: Part) -> None:
+        if self._parts and self._parts[0].shape() != part.shape():
+            self._close()
+        self._parts.append(part)
 
     def advance(self, port: int, lane: int, watermark: int) -> None:
         """Event time ends here."""
@@ -123,11 +129,12 @@ class SinkGatherer(Operator):
         return bodies
 
     def _close(self) -> None:
-        if not self._records:
+        if not self._parts:
             return
-        records, self._records = self._records, []
+        part = join(self._parts)
+        self._parts = []
         with naming(self.ctx.step, "what it takes cannot be kept: "):
-            payload = encode_rows(records, None, None)
-        self._bodies.append(write_body(Kind.DATA, payload, origin=self._origin, records=len(records)))
-        self.records += len(records)
+            payload = encode_rows(part.values, part.keys, None)
+        self._bodies.append(write_body(Kind.DATA, payload, origin=self._origin, records=len(part)))
+        self.records += len(part)
         self._origin = 0

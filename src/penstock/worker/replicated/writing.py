@@ -69,13 +69,17 @@ class SinkLine:
                 self.push_out()
                 self._prepared(self.step, body.checkpoint, None)
             return True
-        batch = decode_batch(body.payload, body.flags, 0, body.origin)
-        assert isinstance(batch, Rows)
+        if self.writer.reads_records:
+            batch = decode_batch(body.payload, body.flags, 0, body.origin)
+            assert isinstance(batch, Rows)
+            records = batch.records()
+        else:
+            records = [None] * body.records
         with naming(self.step):
-            self.writer.write(batch.values)
-        self.records += len(batch)
+            self.writer.write(records)
+        self.records += body.records
         if body.origin:
-            self._latency.add((self._clock.time_ns() - body.origin) / 1e9, len(batch))
+            self._latency.add((self._clock.time_ns() - body.origin) / 1e9, body.records)
         return True
 
     def push_out(self) -> None:
