@@ -12,6 +12,7 @@ from penstock.cluster.measuring import measured
 from penstock.errors import UsageError
 from penstock.placement import registry
 from penstock.placement.balance import Blocked, Transfer
+from penstock.placement.decide import History
 from penstock.placement.plan import ExecutorKey, NodeCapacity, Traffic
 from penstock.settings import Balancing
 
@@ -134,6 +135,41 @@ def test_a_small_model_is_judged_by_its_own_traffic():
     answer = weigh(scene(seen, flows), SETTINGS, 0.0)
     assert {part.model for part in answer.parts if part.verdict.apply} == {WORDS}
     assert answer.whole.before.share - answer.whole.after.share < SETTINGS.threshold
+
+
+ROUND = {"0.0": "a", "0.1": "b", "1.0": "c", "1.1": "a", "2.0": "b", "2.1": "c"}
+
+
+def threaded(name, volume=1e6):
+    """All flows from 0.0 to 1.0 to 2.0."""
+    return {(name, "0.0", "1.0"): volume, (name, "1.0", "2.0"): volume}
+
+
+def test_models_may_need_the_room_that_others_make():
+    """At most 6 of 12 executors may be on a node: both models together keep that, where one alone would not."""
+    settings = Balancing(alpha=0.0)
+    other = "default/other"
+    flows = threaded(WORDS) | threaded(other)
+    seen = view(model(WORDS, ROUND, stages=3), model(other, ROUND, stages=3), members=("a", "b", "c"))
+    answer = weigh(scene(seen, flows, settings), settings, 0.0)
+    assert [part.verdict.apply for part in answer.parts] == [True, True]
+    assert answer.whole.after.share == 0.0
+    counts = [sum(slot.node == node for slot in answer.placement.workers.values()) for node in "abc"]
+    assert counts == [4, 4, 4]
+
+
+def test_what_is_not_worth_it_for_one_model_is_not_in_the_way_of_another():
+    """The other model was changed a moment ago, so it stays, and the strategy has to do without its moves."""
+    settings = Balancing(alpha=0.0)
+    other = "default/other"
+    seen = view(model(WORDS, ROUND, stages=3), model(other, ROUND, stages=3), members=("a", "b", "c"))
+    made = scene(seen, threaded(WORDS) | threaded(other), settings)
+    answer = weigh(made, settings, 10.0, history={other: History(changed=5.0)})
+    applied = {part.model: part.verdict.apply for part in answer.parts}
+    assert applied == {WORDS: True, other: False}
+    assert {move.executor.model for move in answer.moves} == {WORDS}
+    counts = [sum(slot.node == node for slot in answer.placement.workers.values()) for node in "abc"]
+    assert counts == [4, 4, 4]
 
 
 def test_what_other_groups_use_is_not_to_be_had():

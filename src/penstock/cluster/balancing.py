@@ -17,9 +17,9 @@ from penstock.cluster.plan import NONE, ModelState, present
 from penstock.cluster.view import Member, View
 from penstock.errors import UsageError
 from penstock.placement.balance import Blocked, Transfer, transfer
-from penstock.placement.decide import History, Policy, Verdict, decide
+from penstock.placement.decide import History, Policy, Verdict, decide, severity
 from penstock.placement.explain import Explanation, Move, explain
-from penstock.placement.feasible import used_resources
+from penstock.placement.feasible import excesses, used_resources
 from penstock.placement.limits import Limits
 from penstock.placement.monitor import Pair
 from penstock.placement.plan import (
@@ -223,16 +223,14 @@ def weigh(
     for group in scene.groups or ("",):
         problem = question(scene, group, placement, settings, model=model, lossy=lossy)
         try:
-            proposal = place(name, problem)
+            own = _judged(name, problem, now, history or {}, policy)
         except UsageError as error:
             if not problem.executors:
                 raise
             faults[group] = error
             continue
-        for part in _parts(problem, proposal, now, history or {}, policy):
-            parts.append(part)
-            if part.verdict.apply:
-                placement = _after(placement, part.moves)
+        parts += own
+        placement = _after(placement, [move for part in own if part.verdict.apply for move in part.moves])
         step = transfer(problem, Placement({key: placement.workers[key] for key in problem.executors}))
         if isinstance(step, Blocked):
             blocked.append(step)
@@ -307,28 +305,74 @@ def _after(placement: Placement, moves: Iterable[Move]) -> Placement:
     return Placement({**placement.workers, **{move.executor: move.target for move in moves}})
 
 
-def _parts(
-    problem: Problem, proposal: Placement, now: float, history: Mapping[str, History], policy: Policy
-) -> Iterable[Part]:
-    """What the proposal means for each model, one after the other: the next one meets what was accepted before."""
+def _judged(strategy: str, problem: Problem, now: float, history: Mapping[str, History], policy: Policy) -> list[Part]:
+    """What the strategy proposes for each model of a group, and whether it is worth it.
+
+    A model's moves are judged by its own traffic. They may need room that another model's moves make: when those are
+    not worth it, the strategy is asked again with that model held where it is. Raises `UsageError` when there is no
+    placement, or the strategy fails.
+    """
     assert problem.current is not None
-    current = problem.current
-    for model in sorted({key.model for key in problem.executors}):
-        after = Placement(
-            {key: proposal.workers[key] if key.model == model else where for key, where in current.workers.items()}
-        )
-        traffic = {pair: flow for pair, flow in problem.traffic.items() if pair[0].model == model}
-        others = {pair: flow for pair, flow in problem.traffic.items() if pair[0].model != model}
-        taken = used_resources(replace(problem, traffic=others), current)
-        nodes = {
-            name: _less(capacity, (0.0, 0.0, taken[name][2] if name in taken else 0.0), problem.limits)
-            for name, capacity in problem.nodes.items()
-        }
-        own = replace(problem, traffic=traffic, nodes=nodes, current=current)
-        verdict = decide(own, after, now, history.get(model), policy)
-        yield Part(model, verdict)
-        if verdict.apply:
-            current = after
+    running = severity(excesses(problem, problem.current))
+    refused: dict[str, Part] = {}
+    proposal = place(strategy, problem)
+    while True:
+        strain = severity(excesses(problem, proposal))
+        lighter = strain < running - 1e-9
+        parts = {model: _part(problem, proposal, model, now, history, policy, lighter) for model in _models(problem)}
+        unworthy = {model: part for model, part in parts.items() if part.moves and not part.verdict.apply}
+        if not unworthy or not any(part.verdict.apply for part in parts.values()):
+            break
+        refused |= unworthy
+        problem = replace(problem, pinned=problem.pinned | {key for key in problem.executors if key.model in unworthy})
+        try:
+            proposal = place(strategy, problem)
+        except UsageError as error:
+            return [*{**_refused(parts, error.message), **refused}.values()]
+    if strain > running + 1e-9:
+        parts = _refused(parts, f"the proposal breaks a limit: {excesses(problem, proposal)[0]}")
+    return [*{**parts, **refused}.values()]
+
+
+def _refused(parts: Mapping[str, Part], why: str) -> dict[str, Part]:
+    return {
+        model: Part(model, replace(part.verdict, apply=False, reason=why)) if part.verdict.apply else part
+        for model, part in parts.items()
+    }
+
+
+def _models(problem: Problem) -> list[str]:
+    return sorted({key.model for key in problem.executors})
+
+
+def _part(
+    problem: Problem,
+    proposal: Placement,
+    model: str,
+    now: float,
+    history: Mapping[str, History],
+    policy: Policy,
+    lighter: bool,
+) -> Part:
+    """One model alone. `lighter`: a limit is broken now, and less by the proposal; that is reason enough."""
+    assert problem.current is not None
+    mine = tuple(key for key in problem.executors if key.model == model)
+    alone = replace(
+        problem,
+        executors=mine,
+        nodes={},
+        traffic={pair: flow for pair, flow in problem.traffic.items() if pair[0].model == model},
+        current=Placement({key: problem.current.workers[key] for key in mine}),
+        pinned=frozenset(),
+        limits=Limits(alpha=None),
+    )
+    past = history.get(model, History())
+    verdict = decide(alone, Placement({key: proposal.workers[key] for key in mine}), now, past, policy)
+    waits = past.changed is not None and now - past.changed < policy.interval
+    if lighter and verdict.explanation.moves and not waits:
+        broken = excesses(problem, problem.current)[0]
+        verdict = replace(verdict, apply=True, reason=f"the running plan breaks a limit: {broken}")
+    return Part(model, verdict)
 
 
 def _whole(scene: Scene, placement: Placement, settings: Balancing) -> Explanation:
