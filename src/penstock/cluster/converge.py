@@ -54,7 +54,7 @@ def _model(here: Here, name: str, state: ModelState | None, taken: set[int]) -> 
     missing = {e: a for e, a in mine.items() if e not in covered}
     if plan is not None and state is not None and plan.replicated:
         actions = seating.unload(plan, mine, hosts) + _forget(here, name, state, mine, hosts)
-        return actions + list(_loads(here, plan, missing, taken)) + seating.connect(here, plan, state, hosts)
+        return actions + list(_loads(here, plan, missing, taken)) + seating.connect(here, plan, state, mine, hosts)
     wrong = [host for host in hosts if host.phase is Phase.STOPPING or not _wanted(host, mine)]
     actions = [StopModel(h.worker, name) for h in wrong if h.phase is not Phase.STOPPING]
     actions += _forget(here, name, state, mine, hosts)

@@ -33,7 +33,7 @@ def unload(plan: Plan, mine: Mapping[str, Assigned], hosts: Sequence[Host]) -> l
     """What has to go."""
     actions: list[Action] = []
     for host in hosts:
-        unwanted = {place for place in host.executors if place not in mine or mine[place].epoch != host.epoch}
+        unwanted = host.executors - _wanted(host, mine)
         if host.phase is Phase.STOPPING or not unwanted:
             continue
         if unwanted == host.executors:
@@ -43,9 +43,15 @@ def unload(plan: Plan, mine: Mapping[str, Assigned], hosts: Sequence[Host]) -> l
     return actions
 
 
-def connect(here: Here, plan: Plan, state: ModelState, hosts: Sequence[Host]) -> list[Action]:
+def _wanted(host: Host, mine: Mapping[str, Assigned]) -> frozenset[str]:
+    return frozenset(place for place in host.executors if place in mine and mine[place].epoch == host.epoch)
+
+
+def connect(
+    here: Here, plan: Plan, state: ModelState, mine: Mapping[str, Assigned], hosts: Sequence[Host]
+) -> list[Action]:
     """Who has to be told what; which gates may open."""
-    up = [host for host in hosts if host.phase in _UP]
+    up = [host for host in hosts if host.phase in _UP and _wanted(host, mine)]
     everything = reachable(plan, state.run)
     actions: list[Action] = []
     for host in up:
