@@ -199,7 +199,10 @@ MUTANTS: dict[str, Mutant] = {
     "nothing is said again": (Party, "silence", lambda party: None),
 }
 
-__all__ = ["MUTANTS", "broken"]
+STRAGGLING = frozenset({"the newcomer does not take the time over", "a taker does not wait for its own time"})
+"""Those that show when a taker is behind the giver."""
+
+__all__ = ["MUTANTS", "STRAGGLING", "broken"]
 
 
 @contextmanager

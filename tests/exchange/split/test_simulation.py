@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from .mutants import MUTANTS, broken
+from .mutants import MUTANTS, STRAGGLING, broken
 from .simulator import Violation, simulate
 
 BLOCK = 250
@@ -37,11 +37,16 @@ def test_seeds_that_once_failed(seed):
     simulate(seed)
 
 
+def test_a_taker_that_is_behind():
+    for seed in range(150):
+        simulate(seed, straggling=True)
+
+
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_simulator_finds_broken_rules(mutant):
     def find() -> None:
         for seed in range(2500):
-            simulate(seed)
+            simulate(seed, straggling=mutant in STRAGGLING)
 
     with broken(mutant), pytest.raises(Violation):
         find()
