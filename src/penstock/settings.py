@@ -110,6 +110,6 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: str | None = None
     """Where durable checkpoints of models live: any fsspec URL that all nodes reach, the same for all of them. `None`:
     there are none, and models with another recovery than `none` are refused."""
-    rebalance: bool = False
+    rebalance: bool = True
     """Whether the leader moves executors by itself when that pays."""
     balancing: Balancing = Balancing()

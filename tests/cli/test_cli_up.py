@@ -221,4 +221,4 @@ def test_settings_of_balancing_reach_the_nodes():
     assert (settings.strategy, settings.gamma, settings.interval) == ("traffic", None, 60.0)
     assert balancing(list(arguments(True, given)[2::2])) == settings
     assert arguments(True, given)[0] == "--rebalance"
-    assert arguments(False, None) == ()
+    assert arguments(False, None) == ("--no-rebalance",)

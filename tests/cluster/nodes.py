@@ -17,8 +17,16 @@ DEADLINE = 30.0
 
 
 def settings(prefix: str, **changes: Any) -> ClusterSettings:
-    """Short leases, so that tests are short."""
-    values = {"lease": 1.5, "leader_lease": 1.5, "poll": 0.2, "warm_workers": 1, "found_after": 0.05, **changes}
+    """Short leases, so that tests are short; executors are where tests expect them."""
+    values = {
+        "rebalance": False,
+        "lease": 1.5,
+        "leader_lease": 1.5,
+        "poll": 0.2,
+        "warm_workers": 1,
+        "found_after": 0.05,
+        **changes,
+    }
     return ClusterSettings(prefix=prefix, **values)
 
 

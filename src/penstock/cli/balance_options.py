@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Rebalance = Annotated[
     bool,
-    typer.Option("--rebalance", help="Whoever leads moves executors by itself when that pays. The same for all nodes."),
+    typer.Option(help="Whether whoever leads moves executors by itself when that pays. The same for all nodes."),
 ]
 Balance = Annotated[
     list[str] | None,
@@ -52,4 +52,7 @@ def balancing(texts: list[str] | None) -> Balancing:
 
 def arguments(rebalance: bool, balance: list[str] | None) -> tuple[str, ...]:
     """The same options for another process."""
-    return (*(["--rebalance"] if rebalance else []), *(part for text in balance or () for part in ("--balance", text)))
+    return (
+        "--rebalance" if rebalance else "--no-rebalance",
+        *(part for text in balance or () for part in ("--balance", text)),
+    )

@@ -79,7 +79,7 @@ def node(
             help="Where durable checkpoints live: any fsspec URL that all nodes share, the same for all.",
         ),
     ] = None,
-    rebalance: Rebalance = False,
+    rebalance: Rebalance = True,
     balance: Balance = None,
     found_after: Annotated[
         float | None,
@@ -152,7 +152,7 @@ class Identity:
     """Seconds after which an empty Redis is a new cluster; `None`: the default."""
     checkpoints: str | None = None
     """Where durable checkpoints live; `None`: there are none."""
-    rebalance: bool = False
+    rebalance: bool = True
     """Whether executors are moved without being asked."""
     balancing: Balancing = field(default_factory=Balancing)
     """How executors are placed by what is measured."""

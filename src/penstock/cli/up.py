@@ -49,7 +49,7 @@ def up(
             help="Where durable checkpoints live: a directory or an fsspec URL; default: with the nodes' data.",
         ),
     ] = None,
-    rebalance: Rebalance = False,
+    rebalance: Rebalance = True,
     balance: Balance = None,
     json: Json = False,
 ) -> None:
