@@ -40,7 +40,7 @@ class Durable:
 
     def __init__(self, cluster, folder):
         self.cluster, self.folder = cluster, folder
-        self.agents = cluster.agents
+        self.agents = {} if cluster is None else cluster.agents
 
     @property
     def agent(self):
