@@ -179,7 +179,9 @@ async def main(redis: str, name: str, prefix: str, data: str = "", *more: str) -
         Bus._listen = deaf
     options = dict(word.split("=", 1) for word in more if "=" in word)
     lease = float(options.get("lease", 1.5))
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(proto=socket.IPPROTO_TCP)  # for asyncio to see that it is TCP, and to switch Nagle off
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(100)
     port = listener.getsockname()[1]
     agent = NodeAgent(
         redis,

@@ -39,7 +39,7 @@ class Processes:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
             )  # fmt: skip
         for name in names:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 line = await self.nodes[name].stdout.readline()
             assert line.startswith(b"ready"), line
             self.ports[name] = int(line.split()[1])

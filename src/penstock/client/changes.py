@@ -147,9 +147,7 @@ def online(
     return (yield from _changed(session, "POST", path, body, {}, options, until=STARTING))
 
 
-def move(
-    session: Session, name: str, executor: str, node: str, *, wait: bool = True
-) -> Conversation[dict[str, Any]]:
+def move(session: Session, name: str, executor: str, node: str, *, wait: bool = True) -> Conversation[dict[str, Any]]:
     """Have the primary of an executor (`stage.index`) on another node while everything runs: `done`, or `reason` when
     it stays where it is. `wait` False: do not wait for the end. Raises `NotFound`, and `Conflict` for a model that has
     no replicas or does not run."""

@@ -184,10 +184,14 @@ class AwaitedPush:
         try:
             if isinstance(items, AsyncIterable):
                 async for item in items:
-                    await self._add(item, bodies)
+                    while self._feed.full:
+                        await self._room_made()
+                    self._add(item, bodies)
             else:
                 for number, item in enumerate(items, 1):
-                    await self._add(item, bodies)
+                    while self._feed.full:
+                        await self._room_made()
+                    self._add(item, bodies)
                     if number % TURN == 0:
                         await asyncio.sleep(0)
             self._feed.end()
@@ -196,14 +200,19 @@ class AwaitedPush:
             self._feed.end(broken=True)
         self._changed.set()
 
-    async def _add(self, item: Any, bodies: bool) -> None:
+    async def _room_made(self) -> None:
+        self._room.clear()
+        await self._room.wait()
+
+    def _add(self, item: Any, bodies: bool) -> None:
         feed = self._feed
-        line = item if bodies else feed.encode(item)
-        while feed.full:
-            self._room.clear()
-            await self._room.wait()
-        (feed.add_body if bodies else feed.add)(line)
-        self._changed.set()
+        begun = feed.due is not None
+        if bodies:
+            feed.add_body(item)
+        else:
+            feed.add(feed.encode(item))
+        if feed.full or not begun:
+            self._changed.set()
 
     async def _step(self, step: Step) -> Any:
         if isinstance(step, Begin):
