@@ -98,7 +98,16 @@ class FakeService:
 
     async def nodes(self):
         return [
-            NodeView(id=self.node_id, address="http://127.0.0.1:8700", incarnation=1, live=True, leader=True, cpus=2)
+            NodeView(
+                id=self.node_id,
+                address="http://127.0.0.1:8700",
+                incarnation=1,
+                live=True,
+                leader=True,
+                cpus=2,
+                network=2500.0,
+                bottleneck="cpu: 1.90 of 1.80 cores",
+            )
         ]
 
     async def models(self):

@@ -122,6 +122,8 @@ def test_metrics_can_be_scraped(calling, words):
         for sample in family.samples
     }
     assert samples["penstock_node_up", "node-1"] == 1
+    assert samples["penstock_node_network_bytes", "node-1"] == 2500.0
+    assert samples["penstock_node_bottleneck", "node-1"] == 1
     assert samples["penstock_model_status", "default/words", "online"] == 1
     assert samples["penstock_model_latency_seconds", "0.99", "default/words"] == 0.003
     assert samples["penstock_model_events_total", "default/words", "in.skipped"] == 2

@@ -92,6 +92,9 @@ _NODE: tuple[tuple[str, str, Callable[[NodeView], float]], ...] = (
     ("workers", "Worker processes, warm ones included.", lambda node: node.workers),
     ("cpu_cores", "CPU seconds per second used by its executors.", lambda node: node.cpu),
     ("resident_bytes", "Resident memory of agent and workers.", lambda node: node.rss),
+    ("network_bytes", "Bytes per second to and from other nodes.", lambda node: node.network),
+    ("buffer_bytes", "Bytes that wait to be taken in by its executors.", lambda node: node.buffer),
+    ("bottleneck", "Whether a resource has been over its bound for some time.", lambda node: bool(node.bottleneck)),
 )
 
 _MODEL: tuple[tuple[str, str, Callable[[ModelView], float]], ...] = (
@@ -166,9 +169,7 @@ def _replica_families(models: list[ModelView]) -> Iterator[Metric]:
         "penstock_executor_degraded", "Whether no standby could take over.", labels=["model", "executor"]
     )
     protects = GaugeMetricFamily("penstock_replica_protects", "Whether this standby could take over.", labels=labels)
-    behind = GaugeMetricFamily(
-        "penstock_replica_behind", "Log positions that a standby lacks.", labels=labels
-    )
+    behind = GaugeMetricFamily("penstock_replica_behind", "Log positions that a standby lacks.", labels=labels)
     kept = GaugeMetricFamily("penstock_replica_kept_bytes", "Kept until it is safe elsewhere.", labels=labels)
     for model in models:
         for executor in model.executors if model.recovery != "none" else ():
