@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator
 
 from penstock.errors import WorkerError
 
-DEADLINE = 120.0
+DEADLINE = 30.0
 """Seconds after which a copy that has not finished is killed."""
 POSSIBLE = sys.platform != "darwin"
 """A fork of a process with threads is not safe on macOS."""
 _PIECE = 1 << 20
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+"""Loaded here: a copy must not wait for a loader's lock that a thread of its parent holds."""
 
 
 def run_forked(work: Callable[[], bytes], done: Callable[[bytes | WorkerError], None]) -> None:
@@ -76,8 +78,8 @@ def _in_copy(work: Callable[[], bytes], writing: int) -> None:
 
 def _die_with_parent() -> None:
     """So that nothing is left when the worker is killed (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(AttributeError):
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _collect(pid: int, reading: int, done: Callable[[bytes | WorkerError], None]) -> None:

@@ -14,6 +14,10 @@ from penstock.worker.model import Model
 from penstock.worker.replicated.executor import ReplicatedExecutor
 
 
+_HARMLESS = frozenset({"repeat", "older assignment"})
+"""What replicas refuse because it is said again on purpose."""
+
+
 class Reporter:
     """Sends `Metrics` of one model every `metrics_interval` seconds."""
 
@@ -81,7 +85,7 @@ class Reporter:
     def _replica(self, replica: ReplicatedExecutor, elapsed: float) -> ExecutorMetrics:
         core, live, ends = replica.machine.core, replica.live, replica.ends
         counters = self._counters(replica.id)
-        counters |= {f"refused.{reason}": count for reason, count in core.refused.items()}
+        counters |= {f"refused.{reason}": n for reason, n in core.refused.items() if reason not in _HARMLESS}
         marks = [] if live is None else [i.watermark for i in live.inbounds.values()]
         known = [mark for mark in marks if mark not in (IDLE, END_TIME)]
         least = min(known, default=MIN_TIME)

@@ -24,6 +24,7 @@ from penstock.worker.replicated.live import Live
 _LARGE_KEYS = 20_000
 _SLOW = 0.02
 """A state of so many keys, or that took so many seconds to encode, is encoded by a copy."""
+_LARGE_BYTES = 1 << 20
 _SHARE = 5
 """Between two checkpoints to a standby lies at least so many times what the last one took."""
 
@@ -58,6 +59,8 @@ class Encoder:
         """Hand over what copies have brought."""
         while self._arrived:
             done, data = self._arrived.popleft()
+            if data is not None and len(data) < _LARGE_BYTES:
+                self._took = 0.0  # it was slow for another reason than its size
             done(data)
 
 
