@@ -50,6 +50,8 @@ class Balancing(msgspec.Struct, frozen=True, kw_only=True):
 
     strategy: str = "adaptive"
     """Its name in `penstock.placement.registry`."""
+    initial: str = "even"
+    """The strategy for a model that comes online, of which nothing is measured yet: `even` or `offline`."""
     alpha: float | None = 0.2
     """How uneven the numbers of executors per node may be; see docs/placement.md, as for the next four."""
     beta: float = 1.0

@@ -223,6 +223,7 @@ def test_without_models_nothing_moves():
     [
         ({"alpha": 2.0}, "alpha"), ({"beta": 0.0}, "beta"), ({"gamma": -1.0}, "gamma"), ({"delta": 0}, "delta"),
         ({"fill": 1.5}, "fill"), ({"threshold": 7.0}, "threshold"), ({"horizon": 0.0}, "horizon"),
+        ({"initial": "adaptive"}, "even or offline"),
         ({"half_life": 50.0}, "half_life"), ({"strategy": "best"}, "adaptive, balance, even"),
     ],
 )  # fmt: skip

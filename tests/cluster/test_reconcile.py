@@ -64,6 +64,30 @@ def test_the_first_plan_spreads_the_executors_with_the_terms_epoch():
     assert (plan.revision, plan.generation, plan.counts) == (7, 3, {0: 2, 1: 2})
 
 
+def test_a_model_can_begin_where_its_graph_wants_it():
+    from penstock.placement.plan import ExecutorKey
+
+    chain = msgspec.structs.replace(SHAPE, edges=(EdgeShape(0, 0, "s", 0, 1, "c", 0, "pipe"),))  # 0.i feeds 1.i alone
+    other = {ExecutorKey("g/other", 0, i): "a" for i in range(2)}
+    state = ModelState(entry=entry(topology=chain, executors=2))
+    plan = decide(state, LIVE, 1, 0.0, other, initial="offline").plan
+    where = {name: assigned.node for name, assigned in plan.executors.items()}
+    assert where["0.0"] == where["1.0"]
+    assert where["0.1"] == where["1.1"]
+    assert plan.strategy == "offline"
+
+
+def test_a_strategy_that_fails_does_not_keep_a_model_from_running(monkeypatch):
+    from penstock.placement import registry
+
+    def broken(problem):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(registry.STRATEGIES, "offline", broken)
+    plan = decide(ModelState(entry=entry()), LIVE, 1, 0.0, initial="offline").plan
+    assert {name: a.node for name, a in plan.executors.items()} == {"0.0": "a", "0.1": "b", "1.0": "a", "1.1": "b"}
+
+
 def test_a_plan_gets_a_number_that_no_other_model_has():
     state = ModelState(entry=entry(generation=70_000))
     assert decide(state, LIVE, 1, 0.0).plan.number == 70_000 - 65_536

@@ -146,7 +146,9 @@ def draw_edges(out: Console, views: list[dict[str, Any]]) -> None:
 def summary(out: Console, view: dict[str, Any]) -> None:
     """One model in a line or two."""
     load = ", ".join(f"{node} {count}" for node, count in view["load"].items())
-    out.print(f"[bold]{view['model']}[/]  strategy {view['strategy']}, load: {load}, cut {view['cut']:.0%}", end="")
+    out.print(
+        f"[bold]{view['model']}[/]  first placed by {view['strategy']}, load: {load}, cut {view['cut']:.0%}", end=""
+    )
     now = view.get("now")
     if now and (now["cut"] or now["latency"]):
         out.print(

@@ -75,6 +75,7 @@ class PlacementView(msgspec.Struct, kw_only=True):
 
     model: str
     strategy: str
+    """The one that placed it when it came online."""
     epoch: str
     assignment: dict[str, str]
     """`stage.index` -> node."""

@@ -39,6 +39,8 @@ from penstock.settings import Balancing
 Amounts: TypeAlias = tuple[float, float, float]
 """CPU, memory and network."""
 NOTHING: Amounts = (0.0, 0.0, 0.0)
+BLIND = ("even", "offline")
+"""Strategies that need no measurements."""
 LEAST = 1e-3
 """The share of a node's resource that a group may count on although others use all of it."""
 
@@ -128,6 +130,11 @@ def check(settings: Balancing) -> None:
     limits_of(settings)
     policy_of(settings)
     known(settings.strategy)
+    if settings.initial not in BLIND:
+        raise UsageError(
+            f"the balancing setting initial cannot be {settings.initial!r}: nothing is measured then",
+            remedy=f"it is {' or '.join(BLIND)}",
+        )
     for name, value, fine, rule in (
         ("horizon", settings.horizon, settings.horizon > 0, "a time above 0 s"),
         ("sustained", settings.sustained, settings.sustained >= 0, "a time, and not negative"),

@@ -15,7 +15,7 @@ from penstock.cluster.plan import GONE, NONE, SILENT, Assigned, Lives, ModelStat
 from penstock.cluster.replicas import degraded, lives, seated
 from penstock.cluster.succession import Fallen, pause, tend
 from penstock.errors import UsageError
-from penstock.placement.plan import ExecutorKey, Placement, Problem, WorkerSlot, executor_keys, stage_counts
+from penstock.placement.plan import ExecutorKey, Placement, Problem, WorkerSlot, executor_keys, links, stage_counts
 from penstock.placement.registry import DEFAULT, place
 from penstock.worker.messages import Epoch
 
@@ -37,8 +37,10 @@ def decide(
     now: float,
     elsewhere: Elsewhere | None = None,
     taken: Collection[int] = (),
+    initial: str = DEFAULT,
 ) -> Decision:
-    """What the leader of `term` does about one model at `now` (Redis seconds). `taken`: numbers of other models."""
+    """What the leader of `term` does about one model at `now` (Redis seconds). `taken`: numbers of other models.
+    `initial`: the strategy that places a model before anything of it was measured."""
     entry, plan = state.entry, state.plan
     if entry.desired == "offline" or entry.error:
         return DropPlan() if plan is not None else _sweep(state, live)
@@ -49,7 +51,7 @@ def decide(
             return DropPlan()
         if any(lives(report.node, report.incarnation, live) for report in state.run.values()):
             return Nothing()  # what is left of an earlier plan is being stopped
-        return _first_plan(state, live, term, now, elsewhere or {}, taken)
+        return _first_plan(state, live, term, now, elsewhere or {}, taken, initial)
     if plan.replicated:
         return _tend(state, plan, live, term, now, elsewhere or {})
     return _repair(state, plan, live, term, now, elsewhere or {})
@@ -67,6 +69,7 @@ def _first_plan(
     now: float,
     elsewhere: Elsewhere,
     taken: Collection[int],
+    strategy: str,
 ) -> Decision:
     entry = state.entry
     if entry.topology is None:
@@ -79,14 +82,14 @@ def _first_plan(
         return GiveUp(str(error))
     keys = executor_keys(entry.name, counts)
     revision = entry.counter + 1
-    where = _place(keys, {}, live, elsewhere)
+    where = _place(keys, {}, live, elsewhere, strategy, links(entry.name, entry.topology, counts))
     assigned = {
         f"{key.stage}.{key.index}": Assigned(node=node, incarnation=live[node].incarnation, epoch=Epoch(term, revision))
         for key, node in where.items()
     }
     plan = Plan(
         model=entry.name, number=_number(entry.generation, taken), generation=entry.generation, revision=revision,
-        digest=entry.digest, config=entry.config, counts=counts, executors=assigned, strategy=DEFAULT,
+        digest=entry.digest, config=entry.config, counts=counts, executors=assigned, strategy=strategy,
     )  # fmt: skip
     if entry.recovery == NONE:
         return WritePlan(plan)
@@ -106,16 +109,27 @@ def _number(generation: int, taken: Collection[int]) -> int:
 
 
 def _place(
-    keys: tuple[ExecutorKey, ...], kept: Mapping[ExecutorKey, str], live: Mapping[str, Lives], elsewhere: Elsewhere
+    keys: tuple[ExecutorKey, ...],
+    kept: Mapping[ExecutorKey, str],
+    live: Mapping[str, Lives],
+    elsewhere: Elsewhere,
+    strategy: str = DEFAULT,
+    joined: tuple[tuple[ExecutorKey, ExecutorKey], ...] = (),
 ) -> dict[ExecutorKey, str]:
-    """Nodes for `keys`; `kept` ones stay, and what runs elsewhere counts as load."""
+    """Nodes for `keys`; `kept` ones stay, and what runs elsewhere counts as load. A strategy that finds no placement,
+    or fails, does not keep a model from running: then it is placed evenly."""
     fixed = {key: node for key, node in {**elsewhere, **kept}.items() if node in live}
     problem = Problem(
         executors=tuple(sorted({*keys, *fixed})),
         workers=tuple(WorkerSlot(node, 0) for node in sorted(live)),
         current=Placement({key: WorkerSlot(node, 0) for key, node in fixed.items()}),
+        links=joined,
+        pinned=frozenset(fixed),
     )
-    placement = place(DEFAULT, problem)
+    try:
+        placement = place(strategy, problem)
+    except UsageError:
+        placement = place(DEFAULT, problem)
     return {key: placement.workers[key].node for key in keys}
 
 

@@ -19,6 +19,7 @@ class Steward:
 
     def __init__(self, bus: Bus, node: str, held: HeldKeys) -> None:
         self._bus, self._node, self._held = bus, node, held
+        self._initial = bus.settings.balancing.initial
         self._met: tuple[str, ...] = ()
         """The lineage that was found when this node could not judge yet."""
         self._running_before = 0
@@ -43,7 +44,8 @@ class Steward:
                 continue
             if state.plan is not None and state.entry.desired == "online" and view.awaited(state.plan, may_judge):
                 continue
-            decision = decide(state, live, term, view.now, view.placed(but=name), view.numbers(but=name))
+            others, numbers = view.placed(but=name), view.numbers(but=name)
+            decision = decide(state, live, term, view.now, others, numbers, self._initial)
             match decision:
                 case Nothing():
                     pass
