@@ -155,7 +155,7 @@ def scene_of(
 ) -> Scene:
     """What is online in `view`. Executors of nodes that are gone are left out: they are about to be started elsewhere.
     Raises `UsageError` when no node is live."""
-    members = {name: member for name, member in view.members.items() if member.live}
+    members = {name: view.members[name] for name in sorted(view.live())}
     if not members:
         raise UsageError("no node is live: there is nowhere to place anything", remedy="start a node")
     home = homes(view)
@@ -180,7 +180,7 @@ def scene_of(
             joined += links(name, state.entry.topology, state.plan.counts)
     return Scene(
         current=Placement(current),
-        nodes={name: _capacity(member, settings) for name, member in sorted(members.items())},
+        nodes={name: _capacity(member, settings) for name, member in members.items()},
         load={key: own for key, own in load.items() if key in current},
         traffic={pair: flow for pair, flow in traffic.items() if pair[0] in current and pair[1] in current},
         links=tuple(pair for pair in joined if pair[0] in current and pair[1] in current),
