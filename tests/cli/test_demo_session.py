@@ -46,6 +46,9 @@ class Cluster:
             self.online = json.loads(request.content)
             return httpx.Response(200, json={"name": "default/anomaly", "status": "online"})
         if path.startswith("/v1/streams/"):
+            if request.method == "GET":
+                lane = {"lane": 0, "executor": "0.0", "node": "n1", "url": ""}
+                return httpx.Response(200, json={"revision": 1, "lanes": [lane], "nodes": {}, "cluster": "c"})
             return self.push(request.content)
         if self.broken_lookups:
             self.broken_lookups -= 1

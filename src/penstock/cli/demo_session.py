@@ -168,7 +168,7 @@ class Session:
             self.snapshot.elapsed = time.monotonic() - start
             readings = self._replay.due(self.snapshot.elapsed)
             if readings:
-                await client.push(f"{MODEL}/{SOURCE}", readings)
+                await client.push(f"{MODEL}/{SOURCE}", readings, ordered=True)  # a score depends on what was before
                 for reading in readings:
                     self._sensors[reading["sensor"]].pushed += 1
             with contextlib.suppress(TimeoutError):
