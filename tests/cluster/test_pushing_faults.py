@@ -147,3 +147,31 @@ async def test_with_replicas_every_record_counts_once(valkey, prefix, tmp_path, 
             assert found == dict.fromkeys(range(1000), 20)
             await client.push(STREAM, range(1000))
             assert await until(lambda: counted(client, 21_000)) == dict.fromkeys(range(1000), 21)
+
+
+@asynchronous
+async def test_an_executor_is_moved_and_the_client_follows(valkey, prefix, tmp_path):
+    store = (tmp_path / "store").as_uri()
+    async with Processes(valkey, prefix, "", f"checkpoints={store}", "lease=4") as cluster:
+        await cluster.add("a", "b", "c")
+        sent = []
+
+        async def note(request):
+            if request.method == "POST" and "penstock-lane" in request.headers:
+                sent.append((request.headers["penstock-lane"], request.url.port))
+
+        async with AsyncClient(cluster.api("a"), deadline=60) as client:
+            client._http.event_hooks["request"].append(note)
+            view = await started(cluster, client, tmp_path, "active", executors=2)
+            home = next(e["node"] for e in view["executors"] if e["id"] == "0.1")
+            target = next(name for name in "abc" if name != home)
+            pushing = Pushing(client, 0, records=40_000)
+            await pushing.half()
+            await client.move("counting", "0.1", target)
+            moved = len(sent)
+            result = await pushing.result()
+            assert (result.accepted, result.pending) == (40_000, 0)
+            assert ("1", cluster.ports[home]) in sent[:moved]
+            await client.push(STREAM, range(20_000))
+            assert {port for lane, port in sent[-8:] if lane == "1"} == {cluster.ports[target]}
+            assert await until(lambda: counted(client, 60_000)) == dict.fromkeys(range(1000), 60)
