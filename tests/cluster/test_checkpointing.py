@@ -306,8 +306,9 @@ async def test_a_store_that_was_emptied_leaves_nothing_to_restore(tmp_path):
     async with Scene(tmp_path) as scene:
         scene.look()
         await until(lambda: scene.complete(2))
+        scene.nodes.failing = {"b": "an executor on node b is gone"}
+        await until(lambda: scene.redis.record.in_a_row)
         scene.look(states="lost")
-        await until(lambda: scene.keeper._models[NAME]._state.run["0.0"].state == "lost")
         lost = state(scene.plan, states="lost", record=scene.redis.record)
         shutil.rmtree(tmp_path)
         assert not scene.keeper.settled(lost)

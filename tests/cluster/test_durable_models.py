@@ -73,6 +73,7 @@ class Durable:
     async def has(self, status, name="counts"):
         async def there():
             view = await self.agent.model(name)
+            assert status == "failed" or view.status != "failed", view.error
             return view if view.status == status else None
 
         return await until(there, 60)
@@ -105,6 +106,14 @@ class Durable:
             for pid in agent._runner.workers.pids():
                 os.kill(pid, signal.SIGKILL)
 
+    async def tell(self):
+        """Everything, for whoever looks for the reason of a failure."""
+        for entry in await self.agent.log(limit=300):
+            print(round(entry.time, 2), entry.node, entry.kind, entry.text)
+        for model in await self.agent.models():
+            print(model.name, model.status, model.error, model.checkpoint)
+            print(*((e.id, e.node, e.state, e.records_in, e.restarts) for e in model.executors))
+
     async def events(self, kind):
         return [entry.text for entry in await self.agent.log(limit=300) if entry.kind == kind]
 
@@ -114,7 +123,12 @@ async def durable(url, prefix, folder, nodes=("a", "b"), **more):
     changes = {"checkpoints": str(folder / "checkpoints"), **PATIENT, **more}
     async with Cluster(url, prefix, **changes) as cluster:
         await cluster.add(*nodes)
-        yield Durable(cluster, folder)
+        scene = Durable(cluster, folder)
+        try:
+            yield scene
+        except AssertionError:
+            await scene.tell()
+            raise
 
 
 async def ready(agent):
