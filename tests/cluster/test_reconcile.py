@@ -222,7 +222,7 @@ def test_status():
 
 
 def at(hosts=(), pools=None, attempted=(), node="a", incarnation=1):
-    return Here(node, incarnation, list(hosts), pools or {}, {"g/m": ("g", "")}, set(attempted))
+    return Here(node, incarnation, list(hosts), pools or {}, {("g/m", False): ("g", "")}, set(attempted))
 
 
 def host(plan, phase=Phase.STARTED, connected=0, worker=1, executors=("0.0", "1.0")):
@@ -335,7 +335,7 @@ class World:
         self.change(run=run)
 
     def agent(self, name):
-        hosts, homes = list(self.hosts[name].values()), {"g/m": ("g", "")}
+        hosts, homes = list(self.hosts[name].values()), {("g/m", False): ("g", "")}
         here = Here(name, self.live[name].incarnation, hosts, {}, homes, self.attempted[name])
         actions = converge(here, {"g/m": self.state})
         for action in actions:

@@ -130,7 +130,7 @@ class World:
         if node not in self.live:
             return False
         hosts = list(self.hosts[node].values())
-        here = Here(node, self.live[node].incarnation, hosts, {}, {"g/m": ("g", "")}, self.attempted[node])
+        here = Here(node, self.live[node].incarnation, hosts, {}, {("g/m", False): ("g", "")}, self.attempted[node])
         before = self.state
         for action in converge(here, {"g/m": self.state}):
             self.do(node, action)

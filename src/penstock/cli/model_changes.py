@@ -80,7 +80,7 @@ def update(
     ] = None,
     settings: Set = None,
     live: Annotated[
-        bool, typer.Option("--live", help="While it is online, keeping its state. Not built yet: refused.")
+        bool, typer.Option("--live", help="While it is online, its keyed state kept (recovery passive or active).")
     ] = False,
     bundle: Bundle = False,
     timeout: Timeout = None,

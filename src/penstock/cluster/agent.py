@@ -289,12 +289,21 @@ class NodeAgent:
             with contextlib.suppress(BusDown):
                 if self._election.term:
                     await self._store.archive()
+                    await self._take_back()
             try:
                 if sight.store.rev != revision or self._library.staged():
                     tidy = await self._preparation.tidy(sight.store)
                     revision = sight.store.rev if tidy and await self._preparation.complete(sight.store) else -1
             except (PenstockError, OSError) as error:
                 self._events.say("node.problem", f"the library could not be tidied: {error}", level="warning")
+
+    async def _take_back(self) -> None:
+        """Live updates that have failed: the catalogue is to name the version that runs."""
+        for name, state in self._view.models.items():
+            failed = state.plan.failed_upgrade if state.plan is not None else None
+            if failed is not None and failed.revision == state.entry.revision:
+                with contextlib.suppress(PenstockError):  # tried again
+                    await self._operations.take_back(name, failed.revision)
 
     async def _publish(self) -> None:
         """Publish this node's metrics and read those of the others, each second; keep workers warm and logs short."""

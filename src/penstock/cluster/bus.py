@@ -42,6 +42,11 @@ class BusDown(Unavailable):
 @cache
 def script_text(name: str) -> str:
     """The Lua script `name`."""
+    text = _lua(name)
+    return _lua("went_online") + text if "went_online(" in text else text
+
+
+def _lua(name: str) -> str:
     return resources.files("penstock.cluster").joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 

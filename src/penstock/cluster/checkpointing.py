@@ -156,6 +156,8 @@ def ready(state: ModelState) -> bool:
     plan = state.plan
     if plan is None or plan.generation != state.entry.generation:
         return False
+    if plan.upgrade is not None and plan.upgrade.ordered:
+        return False  # the last one is the way back
     nodes = {assigned.node for assigned in plan.executors.values()}
     return all(state.connected.get(node, 0) >= plan.revision for node in nodes) and _states(state, plan) <= {
         "running",

@@ -87,22 +87,24 @@ def _forget(
 
 
 def _loads(here: Here, plan: Plan, missing: Mapping[str, Assigned], taken: set[int]) -> list[LoadModel]:
-    """One `Load` per epoch. A worker holds a model once, so a second load needs a second worker."""
-    by_epoch: dict[Epoch, list[str]] = {}
+    """One `Load` per epoch and version. A worker holds a model once, so a second load needs a second worker."""
+    by_epoch: dict[tuple[Epoch, bool], list[str]] = {}
     for executor in sorted(missing):
         epoch = missing[executor].epoch
         if (plan.model, executor, epoch) not in here.attempted:
-            by_epoch.setdefault(epoch, []).append(executor)
-    home = here.homes.get(plan.model)
-    if home is None:
-        return []  # its package or environment is being brought back
+            by_epoch.setdefault((epoch, plan.upgraded(missing[executor])), []).append(executor)
     busy = {host.worker for host in here.hosts if host.model == plan.model}
     busy |= {host.worker for host in here.hosts if host.phase is Phase.STOPPING}
-    free = sorted(w for w, of in here.pools.items() if of == home and w not in busy and w not in taken)
     loads = []
-    for epoch in sorted(by_epoch):
-        worker = free.pop(0) if free else None
-        loads.append(LoadModel(plan.model, epoch, tuple(by_epoch[epoch]), worker))
+    for epoch, upgraded in sorted(by_epoch):
+        home = here.homes.get((plan.model, upgraded))
+        if home is None:
+            continue  # its package or environment is being brought back
+        free = (w for w, of in here.pools.items() if of == home and w not in busy and w not in taken)
+        worker = min(free, default=None)
+        if worker is not None:
+            busy.add(worker)
+        loads.append(LoadModel(plan.model, epoch, tuple(by_epoch[epoch, upgraded]), worker))
     return loads
 
 

@@ -130,7 +130,7 @@ class Here:
     hosts: Sequence[Host]
     pools: Mapping[int, Pool]
     """Running workers -> the pool that they belong to."""
-    homes: Mapping[str, Pool]
-    """Models -> the pool whose workers may hold them."""
+    homes: Mapping[tuple[str, bool], Pool]
+    """(model, whether of the version that is taking over) -> the pool whose workers may hold it."""
     attempted: Collection[tuple[str, str, Epoch]] = ()
     """(model, place, epoch) that were loaded here before."""

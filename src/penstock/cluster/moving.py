@@ -23,6 +23,8 @@ def advance(draft: Draft, moves: Mapping[str, Move], run: Mapping[str, RunEntry]
         elif executor not in lost:
             _advance(draft, executor, move, run)
     for executor in [executor for executor in draft.handovers if executor not in moves]:
+        if draft.handovers[executor] in draft.records[executor].foreign:
+            continue  # that is an update
         draft.drop_standby(executor, draft.handovers[executor])  # whoever wanted it does so no longer
 
 
@@ -42,12 +44,13 @@ def _advance(draft: Draft, executor: str, move: Move, run: Mapping[str, RunEntry
     elif draft.handovers.get(executor) != target:
         if target in record.protecting:
             draft.order_handover(executor, target)
-    elif _caught(run.get(target), target, record.since) and draft.hand_over(executor, target):
+    elif caught(run.get(target), target, record.since) and draft.hand_over(executor, target):
         draft.settle(executor)
         draft.say("executor.moved", f"executor {executor} of {model} moved from node {here} to node {move.to}")
 
 
-def _caught(entry: RunEntry | None, standby: str, since: tuple[int, int]) -> bool:
+def caught(entry: RunEntry | None, standby: str, since: tuple[int, int]) -> bool:
+    """Whether a standby has reported that it has all that its primary has."""
     return entry is not None and any(
         isinstance(report, Caught) and report.standby == standby and report.epoch == since for report in entry.reports
     )

@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 
+from penstock.cluster import upgrading
 from penstock.cluster.change_plan import change_plan
 from penstock.cluster.checkpoint_places import REMEDY, kept
 from penstock.cluster.names import DEFAULT_GROUP, full_name
 from penstock.cluster.participation import Participation
-from penstock.cluster.plan import runs_unprotected, status
+from penstock.cluster.plan import NONE, runs_unprotected, status
 from penstock.cluster.preparation import Preparation
 from penstock.cluster.service import (
     Ask,
@@ -50,6 +51,8 @@ _RUN = frozenset({"online", "unprotected", "finished", "failed", "changed"})
 """What a model that is to go online ends up as."""
 _PROTECTED_AFTER = 5.0
 """Seconds that a caller waits at most, once the model runs, until its standbys could take over."""
+PATIENCE_LIVE = upgrading.PATIENCE + 30.0
+"""Seconds that a caller waits at most for a new version to take over."""
 _NOTHING: Mapping[str, Any] = {}
 _APPLYING = 30.0
 """Seconds that putting a finished operation in effect may take before the caller is told that it goes on."""
@@ -88,32 +91,72 @@ class Operations:
         self, name: str, digest: str | None, config: dict[str, Any] | None, live: bool, ask: Ask
     ) -> Outcome:
         """See `NodeService.update_model`."""
-        if live:
-            raise UsageError(
-                "a model cannot be updated while it is online yet", remedy="take it offline, update it, bring it online"
-            )
         name = full_name(name)
         told = {} if config is None else {"config": _encoded(config)}
         if digest is not None:
             told["digest"] = digest
         if (earlier := await self._repeated(Kind.UPDATE, name, ask, told)) is not None:
-            return earlier
+            return await self._when_updated(name, earlier, ask) if live else earlier
         entry = self._entry(name)
+        if live:
+            self._check_live(entry)
         if digest is None and config is None:
             raise UsageError(f"nothing of {name!r} is to change", remedy="give a package, a configuration, or both")
         given = entry.config if config is None else _encoded(config)
         if digest is None:
             topology = await self._preparation.reexamine(entry.digest, given)
-            operation = Operation(kind=Kind.UPDATE, model=name, config=given)
-            return await self._perform(_fresh(), operation, ask, None, topology, entry.generation)
+            operation = Operation(kind=Kind.UPDATE, model=name, config=given, live=live)
+            if live:
+                self._check_shape(entry, topology)
+            outcome = await self._perform(_fresh(), operation, ask, None, topology, entry.generation)
+            return await self._when_updated(name, outcome, ask) if live else outcome
         tx = _fresh()
         async with self._preparation.examined(tx, digest, given) as (package, topology):
             manifest = package.manifest
             operation = Operation(
-                kind=Kind.UPDATE, model=name, digest=digest, config=given, version=manifest.version,
-                options=_options(manifest.recovery),
+                kind=Kind.UPDATE, model=name, digest=digest, config=given, version=manifest.version, live=live,
+                options=None if live else _options(manifest.recovery),
             )  # fmt: skip
-            return await self._perform(tx, operation, ask, package, topology, entry.generation)
+            if live:
+                self._check_shape(entry, topology)
+            outcome = await self._perform(tx, operation, ask, package, topology, entry.generation)
+        return await self._when_updated(name, outcome, ask) if live else outcome
+
+    def _check_live(self, entry: Entry) -> None:
+        """Raises `Conflict` for a model that cannot be updated while it is online."""
+        if entry.state is not State.ONLINE:
+            raise Conflict(
+                f"{entry.name!r} is {entry.state.value}: there is nothing to update live", remedy="leave out --live"
+            )
+        if msgspec.json.decode(entry.options, type=Options).recovery == NONE:
+            raise Conflict(
+                f"{entry.name!r} runs with recovery 'none': there is no second replica that could take over",
+                remedy="bring it online with --recovery passive or active, or update it while it is offline",
+            )
+
+    def _check_shape(self, entry: Entry, topology: Topology) -> None:
+        """Raises `UsageError` when the executors of two versions do not correspond."""
+        known = self._preparation.describe(entry.digest, entry.config)
+        if known is not None and (why := upgrading.difference(known, topology)):
+            raise UsageError(
+                f"{entry.name!r} cannot be updated live: {why}",
+                remedy="update it while it is offline: keyed state starts empty then",
+            )
+
+    async def take_back(self, name: str, revision: int) -> None:
+        """A live update has failed, and the version before it runs: let the catalogue say so. `revision`: of the
+        update; nothing is done when the model has changed since."""
+        entry = self._entry(name)
+        if entry.generation != revision or not entry.history or entry.lock:
+            return
+        version = entry.history[-1]
+        operation = Operation(
+            kind=Kind.UPDATE, model=name, digest=version.digest, config=version.config, options=version.options,
+            version=version.version, back_to=version.generation, live=True,
+        )  # fmt: skip
+        tx, ask = _fresh(), Ask(user="penstock")
+        async with self._preparation.examined(tx, version.digest, version.config) as (package, topology):
+            await self._perform(tx, operation, ask, package, topology, entry.generation)
 
     async def rollback(self, name: str, to: int | None, ask: Ask) -> Outcome:
         """See `NodeService.rollback`."""
@@ -337,11 +380,42 @@ class Operations:
                     remedy="it goes on in the background: look at its status and at the events",
                 )
 
+    async def _when_updated(self, name: str, outcome: Outcome, ask: Ask) -> Outcome:
+        """Wait until the new version runs. Raises `ClusterError` when it cannot, and `Unavailable` at the deadline."""
+        if outcome.operation is None or outcome.pending:
+            return outcome
+        revision = outcome.operation.revision
+        seconds = PATIENCE_LIVE if ask.wait is None else max(0.0, min(PATIENCE_LIVE, ask.wait))
+        await self._participation.wait_for(lambda _: self._updated(name, revision) is not None, seconds)
+        if (how := self._updated(name, revision)) is None and ask.wait is None:
+            raise Unavailable(
+                f"{name!r} has not taken the new version over after {seconds:g} s",
+                remedy="it goes on in the background: look at its status and at the events",
+            )
+        if how:
+            raise ClusterError(f"{name!r} goes on as it was: {how}", remedy="correct the new version and try again")
+        return outcome
+
+    def _updated(self, name: str, revision: int) -> str | None:
+        """Why a live update failed; empty when it is done, `None` while it is under way."""
+        known = self._view().models.get(name)
+        plan = None if known is None else known.plan
+        if known is None or plan is None:
+            return "it is not online any more"
+        failed = plan.failed_upgrade
+        if failed is not None and failed.revision == revision:
+            return f"the new version failed: {failed.error}"
+        if known.entry.error:
+            return known.entry.error
+        if known.entry.revision < revision or plan.upgrade is not None or upgrading.wanted(known.entry, plan):
+            return None
+        return ""
+
     def _status(self, name: str, operation: OperationView) -> str:
         known = self._view().models.get(name)
-        if known is None or known.entry.generation > operation.revision:
+        if known is None or known.entry.revision > operation.revision:
             return "changed"
-        if known.entry.generation < operation.revision:
+        if known.entry.revision < operation.revision:
             return "starting"
         return "unprotected" if runs_unprotected(known) else status(known)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from penstock.cluster.plan import ModelState, Plan, RunEntry, executor_id, executor_of, present
+from penstock.cluster.plan import ModelState, Plan, RunEntry, Upgrade, executor_id, executor_of, present
 from penstock.settings import Replication, RunSettings
 from penstock.worker.messages import Connect, Epoch, Load, ReplicaLoad
 
@@ -24,9 +24,13 @@ def load(
     checkpoint_url: str | None = None,
 ) -> Load:
     """What a worker needs to load these places of a plan. Reports of workers with replicas double as heartbeat."""
-    replicas = {}
+    replicas, upgrade = {}, _upgrade(plan, places)
     if plan.replicated:
-        replicas = {executor_of(name): ReplicaLoad(name, plan.records[executor_of(name)]) for name in places}
+        replicas = {
+            executor_of(name): ReplicaLoad(name, record, plan.version if name in record.foreign else None)
+            for name in places
+            if (record := plan.records[executor_of(name)])
+        }
         beat = min(settings.metrics_interval, silence / _BEATS)
         settings = msgspec.structs.replace(settings, metrics_interval=beat)
     return Load(
@@ -36,13 +40,28 @@ def load(
         epoch=epoch,
         executors=[executor_id(executor_of(place)) for place in places],
         counts=plan.counts,
-        config=plan.config,
+        config=plan.config if upgrade is None else upgrade.config,
         settings=settings,
         checkpoint_url=checkpoint_url,
         restore=plan.restore,
         replicas=replicas,
         replication=Replication(),
     )
+
+
+def packages(plan: Plan) -> list[tuple[bool, str]]:
+    """The packages that a plan needs: its own, and that of the version which is taking over."""
+    return [(False, plan.digest), *([(True, plan.upgrade.digest)] if plan.upgrade is not None else [])]
+
+
+def package(plan: Plan, places: Collection[str]) -> str:
+    """The package of places that are loaded together."""
+    upgrade = _upgrade(plan, places)
+    return plan.digest if upgrade is None else upgrade.digest
+
+
+def _upgrade(plan: Plan, places: Collection[str]) -> Upgrade | None:
+    return plan.upgrade if any(plan.upgraded(plan.seats[place]) for place in places) else None
 
 
 def connect(state: ModelState) -> Connect:

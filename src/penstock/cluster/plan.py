@@ -34,7 +34,10 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     desired: str
     """`online` or `offline`."""
     generation: int
-    """The catalogue revision that made it what it is; every change names the generation that it is based on."""
+    """The catalogue revision with which it went online, or that made it what it is: plans serve a generation, and live
+    updates leave it."""
+    revision: int = 0
+    """The catalogue revision that made it what it is; every change is based on one."""
     digest: str
     """sha256 of its package."""
     version: str = ""
@@ -72,6 +75,33 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int
     epoch: Epoch
     restarts: int = 0
+    of: int = 0
+    """The update whose version it runs; 0: the one that the plan began with."""
+
+
+class Upgrade(msgspec.Struct, frozen=True, kw_only=True):
+    """Another version of the model that takes over while it is online."""
+
+    revision: int
+    """The catalogue's, which names it."""
+    digest: str
+    config: dict[str, Any]
+    version: str
+    begun: float
+    """Seconds of Redis time, as the next two."""
+    shadowed: float = 0.0
+    """When all executors of the new version computed beside the old ones."""
+    ordered: bool = False
+    """Executors are being handed over: until the end no durable checkpoint is taken, so that there is a way back."""
+    done: float = 0.0
+    """When the last executor was handed over."""
+
+
+class FailedUpgrade(msgspec.Struct, frozen=True):
+    """An update that was given up: the version before it runs."""
+
+    revision: int
+    error: str
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +162,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How often a standby took over after a loss."""
     restores: int = 0
     """How often everything was restored from a durable checkpoint."""
+    version: str = ""
+    """Of the package, for people and for `migrate`."""
+    upgrade: Upgrade | None = None
+    """The version that is taking over."""
+    failed_upgrade: FailedUpgrade | None = None
+    """The latest one that could not."""
 
     @property
     def replicated(self) -> bool:
@@ -152,6 +188,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def nodes(self) -> set[str]:
         """The nodes that have a part in it."""
         return {assigned.node for assigned in self.seats.values()}
+
+    def upgraded(self, seat: Assigned) -> bool:
+        """Whether a place is of the version that is taking over."""
+        return self.upgrade is not None and seat.of == self.upgrade.revision
 
     def seat(self, executor: str) -> str:
         """What has the executor's place, under which its agent reports: its primary, or itself."""

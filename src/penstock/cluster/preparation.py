@@ -19,7 +19,7 @@ from penstock.cluster.library import Library
 from penstock.cluster.neighbours import Neighbours
 from penstock.cluster.runner import Runner
 from penstock.cluster.store import Sight
-from penstock.cluster.transaction.records import Entry, Kind, Phase, State, Store, Tx
+from penstock.cluster.transaction.records import Entry, Kind, Operation, Phase, State, Store, Tx
 from penstock.cluster.verification import Verifier
 from penstock.cluster.view import Options, decode_config
 from penstock.errors import ClusterError, PenstockError
@@ -154,6 +154,8 @@ class Preparation:
             if operation.digest:
                 package = await self._library.stage(tx.id, operation.digest, self._neighbours.sources(tx.by))
                 await self._verified(package, self._library.staged_tree(tx.id), given)
+                if operation.live:
+                    await self._worker(tx, operation.digest)
             elif operation.kind in (Kind.UPDATE, Kind.ONLINE):
                 if entry is None:
                     raise ClusterError(f"this node does not know {operation.model!r}")
@@ -161,6 +163,7 @@ class Preparation:
                 await self._verified(package, str(self._library.tree(entry.digest)), given)
                 if operation.kind is Kind.ONLINE:
                     self._check_store(tx, sight)
+                if operation.kind is Kind.ONLINE or operation.live:
                     await self._worker(tx, entry.digest)
 
     async def _sound(self, digest: str, first: str) -> Package:
@@ -177,15 +180,16 @@ class Preparation:
         places.check(recovery, sight.fields.get(tx.by, {}).get("checkpoints", places.mark), tx.by)
 
     async def _worker(self, tx: Tx, digest: str) -> None:
-        place = self.place(digest)
-        if place is None:
+        key = self._keys.get(digest)
+        environment = None if key is None else self._environments.known(key)
+        if environment is None:
             raise ClusterError(f"the package of {tx.operation.model!r} is not ready on this node")
-        await self._runner.workers.reserve(tx.id, tx.operation.model.partition("/")[0], place.environment)
+        await self._runner.workers.reserve(tx.id, tx.operation.model.partition("/")[0], environment)
 
     async def discard(self, tx: str) -> None:
         """See `Hands`."""
         ended = self._sight().store.txs.get(tx)
-        if ended is not None and ended.phase is Phase.FINISHED and ended.operation.kind is Kind.ONLINE:
+        if ended is not None and ended.phase is Phase.FINISHED and _runs(ended.operation):
             # The leader's plan is about to come, and may have work for it.
             asyncio.get_running_loop().call_later(_UNTIL_PLANNED, self._runner.workers.release_reserved, tx)
         else:
@@ -222,7 +226,7 @@ class Preparation:
                 text = f"{entry.name} cannot go online on this node: {error.message}"
                 self._events.say("node.problem", text, model=entry.name, level="warning")
         if entry.state is State.ONLINE:
-            self._runner.allow(entry.name, entry.generation)
+            self._runner.allow(entry.name, entry.run)
 
     async def _have(self, entry: Entry) -> Package:
         if not self._library.has(entry.digest):
@@ -276,6 +280,10 @@ class Preparation:
                     with contextlib.suppress(PenstockError):
                         await self._library.obtain(digest, self._neighbours.sources(""))
         return all(self._library.has(digest) for digest in needed)
+
+
+def _runs(operation: Operation) -> bool:
+    return operation.kind is Kind.ONLINE or operation.live
 
 
 def digests(entries: Collection[Entry]) -> set[str]:

@@ -123,7 +123,7 @@ def model_view(state: ModelState, metrics: Iterable[NodeMetrics], manifest: Mani
         digest=entry.digest,
         desired=entry.desired,
         status=status(state),
-        generation=entry.generation,
+        generation=entry.revision or entry.generation,
         config=entry.config,
         executors_per_stage=entry.executors,
         recovery=entry.recovery,

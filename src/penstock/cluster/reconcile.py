@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
+from penstock.cluster import upgrading
 from penstock.cluster.decisions import Decision, DropPlan, Elsewhere, GiveUp, Later, Nothing, Sweep, Told, WritePlan
 from penstock.cluster.plan import GONE, NONE, SILENT, Assigned, Lives, ModelState, Plan, RunEntry
-from penstock.cluster.replicas import degraded, lives, seated
+from penstock.cluster.replicas import Draft, degraded, lives, seated
 from penstock.cluster.succession import Fallen, pause, tend
 from penstock.errors import UsageError
 from penstock.placement.plan import ExecutorKey, Placement, Problem, WorkerSlot, executor_keys, links, stage_counts
@@ -89,7 +90,8 @@ def _first_plan(
     }
     plan = Plan(
         model=entry.name, number=_number(entry.generation, taken), generation=entry.generation, revision=revision,
-        digest=entry.digest, config=entry.config, counts=counts, executors=assigned, strategy=strategy,
+        digest=entry.digest, config=entry.config, version=entry.version, counts=counts, executors=assigned,
+        strategy=strategy,
     )  # fmt: skip
     if entry.recovery == NONE:
         return WritePlan(plan)
@@ -137,11 +139,25 @@ def _tend(
     state: ModelState, plan: Plan, live: Mapping[str, Lives], term: int, now: float, elsewhere: Elsewhere
 ) -> Decision:
     """The replicas; when these cannot help, everything from the last durable checkpoint."""
+    if broken := upgrading.failure(state, plan, now):
+        return _take_back(state, plan, broken, live, term, now, elsewhere)
     hopeless = next((error for name in plan.replicas if (error := _replica_error(state, plan, name))), "")
     if hopeless:
         return GiveUp(hopeless)
     decision = tend(state, plan, live, term, now, elsewhere)
     return _restore(state, plan, decision, live, term, now, elsewhere) if isinstance(decision, Fallen) else decision
+
+
+def _take_back(
+    state: ModelState, plan: Plan, why: str, live: Mapping[str, Lives], term: int, now: float, elsewhere: Elsewhere
+) -> Decision:
+    """The version that was taking over has failed: the one before goes on."""
+    if not upgrading.switched(plan):
+        draft = Draft(plan, term, now, live, elsewhere)
+        upgrading.give_up(draft, why)
+        return WritePlan(draft.finished(), told=tuple(draft.told))
+    fallen = Fallen(tuple(plan.executors), f"the version that had just taken over failed: {why}", ())
+    return _restore(state, upgrading.reverted(plan, why), fallen, live, term, now, elsewhere)
 
 
 def _replica_error(state: ModelState, plan: Plan, name: str) -> str:
@@ -187,8 +203,9 @@ def _restore(
         )
         for key, node in where.items()
     }  # fmt: skip
+    # An update that was under way begins anew, unless it is what failed.
     blank = msgspec.structs.replace(
-        plan, revision=plan.revision + 1, executors=executors, failures=recent, restore=state.checkpoint,
+        plan, upgrade=None, revision=plan.revision + 1, executors=executors, failures=recent, restore=state.checkpoint,
         restores=plan.restores + 1,
     )  # fmt: skip
     renewed, alone = seated(blank, plan.recovery, live, term, now, elsewhere)

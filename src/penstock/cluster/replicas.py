@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from penstock.cluster.decisions import Elsewhere, Told
-from penstock.cluster.plan import Assigned, Lives, Plan, executor_of
+from penstock.cluster.plan import Assigned, FailedUpgrade, Lives, ModelEntry, Plan, Upgrade, executor_of
 from penstock.exchange.replica import assignment
 from penstock.exchange.replica.assignment import Assignment, Mode
 from penstock.worker.messages import Epoch
@@ -46,6 +47,10 @@ class Draft:
         }
         self.silences = [at for at in plan.silences if at > self.now - REMEMBERED]
         self.promotions = plan.promotions
+        self.upgrade = plan.upgrade
+        self.failed_upgrade = plan.failed_upgrade
+        self._version: dict[str, Any] = {}
+        """What the plan says of the version, when that changes."""
         self.urgent = False
         """Primaries have to hear of it at once."""
         self._changed = False
@@ -81,20 +86,55 @@ class Draft:
         """An entry for the event log."""
         self.told.append(Told(kind, text, level))
 
-    def seat(self, executor: str, node: str) -> str:
-        """A place for a new replica."""
+    def touch(self) -> None:
+        """Something has changed that no other method has changed."""
+        self._changed = True
+
+    def is_new(self, replica: str) -> bool:
+        """Whether a replica is of the version that is taking over."""
+        return self.upgrade is not None and self.replicas[replica].of == self.upgrade.revision
+
+    def begin_upgrade(self, entry: ModelEntry) -> Upgrade:
+        """The catalogue has another version."""
+        self.upgrade = Upgrade(
+            revision=entry.revision, digest=entry.digest, config=entry.config, version=entry.version, begun=self.now
+        )
+        self._changed = True
+        return self.upgrade
+
+    def finish_upgrade(self) -> None:
+        """The new version is the plan's."""
+        assert self.upgrade is not None
+        self._version = {
+            "digest": self.upgrade.digest, "config": self.upgrade.config, "version": self.upgrade.version,
+        }  # fmt: skip
+        self.upgrade = None
+        self._changed = True
+
+    def end_upgrade(self, failed: FailedUpgrade) -> None:
+        """It could not take over."""
+        self.upgrade, self.failed_upgrade = None, failed
+        self._changed = True
+
+    def seat(self, executor: str, node: str, of: int | None = None) -> str:
+        """A place for a new replica, of the same version as the primary unless `of` names an update."""
         epoch = Epoch(self.term, self.plan.revision + 1)
         name = f"{executor}@{node}/{epoch.term}.{epoch.counter}"
         restarts = self.plan.executors[executor].restarts
+        if of is not None:
+            name += f"/{of}"  # another version: it may be on the node of the primary
+        elif executor in self.records:
+            of = self.replicas[self.records[executor].primary].of
         self.replicas[name] = Assigned(
-            node=node, incarnation=self.live[node].incarnation, epoch=epoch, restarts=restarts
+            node=node, incarnation=self.live[node].incarnation, epoch=epoch, restarts=restarts, of=of or 0
         )
         return name
 
-    def add_standby(self, executor: str, node: str, mode: Mode) -> str:
-        """A new standby on `node`."""
-        name = self.seat(executor, node)
-        self._moved(executor, assignment.with_standby(self.records[executor], name, mode, term=self.term))
+    def add_standby(self, executor: str, node: str, mode: Mode, of: int | None = None) -> str:
+        """A new standby on `node`; with `of`, a shadow that runs the version of that update."""
+        name, record = self.seat(executor, node, of), self.records[executor]
+        added = assignment.with_standby(record, name, mode, foreign=of is not None, term=self.term)
+        self._moved(executor, added)
         return name
 
     def drop_standby(self, executor: str, name: str) -> None:
@@ -176,7 +216,10 @@ class Draft:
             setbacks=self.setbacks,
             silences=self.silences,
             promotions=self.promotions,
+            upgrade=self.upgrade,
+            failed_upgrade=self.failed_upgrade,
             at_once=revision if self.urgent else self.plan.at_once,
+            **self._version,
         )
 
 

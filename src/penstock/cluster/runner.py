@@ -110,6 +110,8 @@ class Runner:
         """Some model is gone from some worker."""
         self._results: dict[tuple[str, str], deque[Any]] = {}
         self._silence = Silence(bus.settings.silence)
+        self._alarms: dict[tuple[str, str], str] = {}
+        """(model, executor) -> the last one."""
         self.refused = 0
         """Plans that were older than the one that is carried out here."""
 
@@ -205,13 +207,18 @@ class Runner:
                 hosted.connected = hosted.knows = 0
         self._models = models
         self._expire()
-        places = {name: self._place(state.plan.digest) for name, state in models.items() if state.plan is not None}
+        places = {
+            (name, upgraded): self._place(digest)
+            for name, state in models.items()
+            if state.plan is not None
+            for upgraded, digest in orders.packages(state.plan)
+        }
         here = Here(
             self._node,
             self.incarnation,
             [hosted.host() for hosted in self._hosts.values()],
             self.workers.groups(),
-            {name: _pool(name, place) for name, place in places.items() if place is not None},
+            {home: _pool(home[0], place) for home, place in places.items() if place is not None},
             self._attempted,
         )
         for action in converge(here, models):
@@ -265,7 +272,7 @@ class Runner:
     def _load(self, action: LoadModel) -> None:
         plan = self._models[action.model].plan
         assert plan is not None
-        place = self._place(plan.digest)
+        place = self._place(orders.package(plan, action.executors))
         assert place is not None
         group = action.model.partition("/")[0]
         worker = action.worker if action.worker is not None else self.workers.acquire(group, place.environment)
@@ -334,6 +341,7 @@ class Runner:
             del self._told_lost[name]
         for name in {model for model, _, _ in self._attempted} - planned - hosted:
             self._metering.forget(name)
+            self._alarms = {key: text for key, text in self._alarms.items() if key[0] != name}
             self._attempted = {attempt for attempt in self._attempted if attempt[0] != name}
 
     # ---- what workers say -------------------------------------------------------------------------------------------
@@ -374,7 +382,9 @@ class Runner:
                 self._events.say("executor.promoted", text, model=model)
             case Alarmed():
                 text = f"executor {message.executor} of {model}: {message.text}"
-                self._events.say("executor.alarm", text, model=model, level="error")
+                if self._alarms.get((model, str(message.executor))) != text:  # replicas say it until it is over
+                    self._alarms[model, str(message.executor)] = text
+                    self._events.say("executor.alarm", text, model=model, level="error")
             case Retired():
                 self._release(hosted, (message.replica,))
             case Released():

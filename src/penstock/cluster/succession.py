@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from penstock.cluster import moving
+from penstock.cluster import moving, upgrading
 from penstock.cluster.decisions import Decision, Elsewhere, Later, Nothing, Sweep, WritePlan
 from penstock.cluster.plan import GONE, SILENT, Lives, ModelState, Move, Plan, RunEntry, present
 from penstock.cluster.replicas import Draft, add_standby, lives, told_of
@@ -63,8 +63,10 @@ def tend(
     if fallen:
         return _fallen(plan, fallen, state.run, live)
     unwell = {executor for executor, record in draft.records.items() if health.get(record.primary) is not Health.WELL}
-    moving.advance(draft, state.moves, state.run, unwell)
-    later = list(_protect(draft, state.moves))
+    later = list(upgrading.advance(draft, state, unwell))
+    if draft.upgrade is None:
+        moving.advance(draft, state.moves, state.run, unwell)
+    later += _protect(draft, state.moves)
     if draft.changed:
         return WritePlan(draft.finished(), told=told_of(draft, plan.records), settled=tuple(draft.settled))
     stale = tuple(
@@ -176,7 +178,8 @@ def _protect(draft: Draft, moves: Mapping[str, Move]) -> Iterator[float]:
     again."""
     model = draft.plan.model
     for executor, record in sorted(draft.records.items()):
-        if not record.standbys:
+        own = record.standbys.keys() - record.foreign
+        if not own:
             lost = draft.setbacks.get(executor, [])
             at = lost[-1][0] + pause(len(lost)) if lost else draft.now
             if draft.now < at:
@@ -185,7 +188,7 @@ def _protect(draft: Draft, moves: Mapping[str, Move]) -> Iterator[float]:
                 continue  # a plan of its own, so that nobody waits for the new one to be loaded
             elif name := add_standby(draft, executor):
                 draft.say("standby.added", f"executor {executor} of {model} gets a standby on node {draft.node(name)}")
-        elif len(record.standbys) > 1 and (executor not in moves or executor in draft.settled):
-            kept = min(sorted(record.standbys), key=lambda name: name not in record.protecting)
-            for name in sorted(record.standbys.keys() - {kept}):
+        elif len(own) > 1 and (executor not in moves or executor in draft.settled):
+            kept = min(sorted(own), key=lambda name: name not in record.protecting)
+            for name in sorted(own - {kept}):
                 draft.drop_standby(executor, name)

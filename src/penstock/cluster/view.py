@@ -138,12 +138,13 @@ def state_of(
     known = runtime or Runtime()
     failure = _failure(known.failed) if known.failed else None
     options = _options(entry.options)
-    durable = record if record is not None and record.generation == entry.generation else None
+    durable = record if record is not None and record.generation == entry.run else None
     return ModelState(
         entry=ModelEntry(
             name=entry.name,
             desired="online" if entry.state is State.ONLINE else "offline",
-            generation=entry.generation,
+            generation=entry.run,
+            revision=entry.generation,
             digest=entry.digest,
             version=entry.version,
             config=decode_config(entry.config),
@@ -153,7 +154,7 @@ def state_of(
             lock=entry.lock,
             user=entry.user,
             changed=entry.changed / 1000,
-            error=failure.error if failure is not None and failure.generation == entry.generation else "",
+            error=failure.error if failure is not None and failure.generation == entry.run else "",
             counter=known.counter,
         ),
         plan=_plan(known.plan) if known.plan else None,

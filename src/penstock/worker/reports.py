@@ -13,7 +13,6 @@ from penstock.worker.messages import ChannelMetrics, ExecutorId, ExecutorMetrics
 from penstock.worker.model import Model
 from penstock.worker.replicated.executor import ReplicatedExecutor
 
-
 _HARMLESS = frozenset({"repeat", "older assignment"})
 """What replicas refuse because it is said again on purpose."""
 

@@ -7,7 +7,7 @@ if redis.call('HGET', KEYS[1], 'node') ~= ARGV[1] or redis.call('HGET', KEYS[1],
 end
 local entry = redis.call('HGET', KEYS[2], ARGV[3])
 local plan = redis.call('GET', KEYS[3])
-if not entry or tostring(cjson.decode(entry).generation) ~= ARGV[4] or not plan or redis.sha1hex(plan) ~= ARGV[5] then
+if not entry or went_online(entry) ~= ARGV[4] or not plan or redis.sha1hex(plan) ~= ARGV[5] then
   return 0
 end
 local used = math.max(tonumber(redis.call('HGET', KEYS[4], ARGV[3]) or '0'), tonumber(ARGV[6]))

@@ -9,7 +9,8 @@ for i = 3, #ARGV do
   local text = redis.call('HGET', KEYS[2], ARGV[i])
   local entry = text and cjson.decode(text)
   local known = redis.call('HGET', KEYS[3], ARGV[i])
-  local present = entry and entry.state == 'online' and known and cjson.decode(known).generation == entry.generation
+  local present = entry and entry.state == 'online' and known
+    and tostring(cjson.decode(known).generation) == went_online(text)
   if known and not present then
     redis.call('HDEL', KEYS[3], ARGV[i])
     redis.call('HDEL', KEYS[4], ARGV[i])

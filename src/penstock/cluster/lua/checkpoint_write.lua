@@ -8,7 +8,7 @@ if redis.call('HGET', KEYS[1], 'node') ~= ARGV[1] or redis.call('HGET', KEYS[1],
   return -1
 end
 local entry = redis.call('HGET', KEYS[2], ARGV[3])
-if not entry or tostring(cjson.decode(entry).generation) ~= ARGV[4] then
+if not entry or went_online(entry) ~= ARGV[4] then
   return 0
 end
 if ARGV[5] ~= '' then

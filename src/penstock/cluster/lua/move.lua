@@ -2,7 +2,7 @@
 -- ARGV: model, generation, text and user for the log, node that was asked, then executor, move (JSON) ...
 -- Returns 1; 0 when the model has changed or has no plan. A later wish for an executor replaces an earlier one.
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
-if not entry or tostring(cjson.decode(entry).generation) ~= ARGV[2] or redis.call('EXISTS', KEYS[2]) == 0 then
+if not entry or went_online(entry) ~= ARGV[2] or redis.call('EXISTS', KEYS[2]) == 0 then
   return 0
 end
 for i = 6, #ARGV, 2 do

@@ -17,7 +17,7 @@ if there then
   end
 end
 local entry = redis.call('HGET', KEYS[2], ARGV[3])
-if not entry or tostring(cjson.decode(entry).generation) ~= ARGV[4] then
+if not entry or went_online(entry) ~= ARGV[4] then
   return 0
 end
 if tonumber(redis.call('HGET', KEYS[4], ARGV[3]) or '0') >= tonumber(ARGV[5]) then

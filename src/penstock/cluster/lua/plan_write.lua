@@ -7,7 +7,7 @@ if redis.call('HGET', KEYS[1], 'node') ~= ARGV[1] or redis.call('HGET', KEYS[1],
   return -1
 end
 local entry = redis.call('HGET', KEYS[2], ARGV[3])
-if not entry or tostring(cjson.decode(entry).generation) ~= ARGV[4] then
+if not entry or went_online(entry) ~= ARGV[4] then
   return 0
 end
 if tonumber(redis.call('HGET', KEYS[5], ARGV[3]) or '0') >= tonumber(ARGV[5]) then

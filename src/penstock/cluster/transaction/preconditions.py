@@ -45,7 +45,10 @@ def check(operation: Operation, entry: Entry | None, base: int | None) -> Refusa
             return Refusal(Why.STATE, f"there is a model {name!r} already", "delete it first, or choose another name")
     elif here is None:
         return Refusal(Why.MISSING, f"there is no model {name!r}", "penstock model list shows those that there are")
-    elif here.state is not NEEDS[operation.kind]:
+    elif operation.live and here.state is not State.ONLINE:
+        remedy = "leave out what asks for a live update"
+        return Refusal(Why.STATE, f"{name!r} is {here.state.value}: there is nothing to update live", remedy)
+    elif not operation.live and here.state is not NEEDS[operation.kind]:
         if operation.kind.value == here.state.value:
             return Refusal(Why.STATE, f"{name!r} is {here.state.value} already")
         other = "offline" if here.state is State.ONLINE else "online"

@@ -56,6 +56,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """How it is to run: executors, recovery, …"""
     version: str = ""
     """The package's own version, for people."""
+    live: bool = False
+    """An update of a model that is online, and stays that."""
     back_to: int = 0
     """An update that brings back the version of this generation; for people."""
 
@@ -98,6 +100,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """The transaction that made it what it is."""
     lock: str = ""
     """The open transaction that is about to change it."""
+    since: int = 0
+    """With live updates: the generation with which it went online. 0: it has had none since."""
+
+    @property
+    def run(self) -> int:
+        """The generation with which it went online: live updates leave it, and what runs goes on under it."""
+        return self.since or self.generation
 
 
 class Vote(msgspec.Struct, frozen=True):
@@ -231,7 +240,8 @@ def changed(entry: Entry | None, tx: Tx, rev: int) -> Entry:
             name=entry.name, generation=rev, state=State.DELETED, tx=tx.id, changed=tx.begun, user=tx.user
         )  # fmt: skip
     after = msgspec.structs.replace(
-        entry, generation=rev, tx=tx.id, changed=tx.begun, user=tx.user, lock="",
+        entry, generation=rev, since=entry.run if operation.live else 0, tx=tx.id, changed=tx.begun,
+        user=tx.user, lock="",
         config=entry.config if operation.config is None else operation.config,
         options=entry.options if operation.options is None else operation.options,
     )  # fmt: skip

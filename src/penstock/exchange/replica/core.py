@@ -73,6 +73,22 @@ class Core:
         """A position was given out and not reported yet."""
         self.told: list[Instruction] = []
 
+    # ---- channels ---------------------------------------------------------------------------------------------------
+
+    def input(self, number: int) -> InputLine:
+        """An input line. One that is not known yet is empty: the log, or a checkpoint, names it first."""
+        line = self.inputs.get(number)
+        if line is None:
+            line = self.inputs[number] = InputLine(number)
+        return line
+
+    def output(self, number: int) -> OutputLine:
+        """An output line, as `input`."""
+        line = self.outputs.get(number)
+        if line is None:
+            line = self.outputs[number] = OutputLine(number, self.settings.credit_bytes)
+        return line
+
     # ---- instructions -----------------------------------------------------------------------------------------------
 
     def send(self, party: Party, target: int | str, message: Message) -> None:
@@ -110,9 +126,9 @@ class Core:
         self.executed = work.position
         self.busy = False
         if work.channel != EVENT:
-            self.inputs[work.channel].take(work.seq)
+            self.input(work.channel).take(work.seq)
         for channel, payload in emitted:
-            seq = self.outputs[channel].emit(work.position, payload)
+            seq = self.output(channel).emit(work.position, payload)
             seed = xxh3_64_intdigest(f"{self.digest} {work.position} {channel} {seq}".encode())
             self.digest = xxh3_64_intdigest(payload, seed)
         if work.position % self.settings.digest_every == 0:

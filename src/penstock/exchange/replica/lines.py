@@ -98,8 +98,8 @@ class OutputLine:
     """One output channel: what is kept for the consumer, what may leave, what has left."""
 
     __slots__ = (
-        "_kept", "bytes", "consumed", "credit_bytes", "epoch", "in_flight", "next_seq", "number", "open", "safe",
-        "sent",
+        "_kept", "bytes", "consumed", "counted", "credit_bytes", "epoch", "gone", "in_flight", "next_seq", "number",
+        "open", "safe", "sent",
     )  # fmt: skip
 
     def __init__(self, number: int, credit_bytes: int = DEFAULT_CREDIT, *, open: bool = True) -> None:
@@ -118,12 +118,32 @@ class OutputLine:
         """Kept."""
         self.in_flight = 0
         """Bytes not consumed yet, released or not: what the credit bounds."""
+        self.counted = True
+        """Whether its credit bounds what is processed."""
+        self.gone = False
+        """There is no consumer any more: frames are numbered and not kept."""
         self._kept: deque[Output] = deque()
 
     @property
     def ready(self) -> bool:
         """Whether there is credit for the output of another data frame."""
-        return self.in_flight < self.credit_bytes
+        return self.in_flight < self.credit_bytes or self.gone or not self.counted
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the consumer owes an answer."""
+        return not self.gone and (not self.open or self.sent > self.consumed)
+
+    @property
+    def done(self) -> bool:
+        """Whether all that was made is consumed."""
+        return self.gone or self.consumed == self.next_seq - 1
+
+    def drop(self) -> None:
+        """The consumer is gone for ever."""
+        self.gone = True
+        self._kept.clear()
+        self.bytes = self.in_flight = 0
 
     @property
     def first(self) -> int:
@@ -134,7 +154,7 @@ class OutputLine:
         """Number and keep a frame that depends on the order log through `position`."""
         seq = self.next_seq
         self.next_seq += 1
-        if seq > self.safe:  # otherwise a replay of what the consumer has safe
+        if seq > self.safe and not self.gone:  # otherwise a replay of what the consumer has safe
             self._kept.append(Output(seq, position, payload))
             self.bytes += len(payload)
             if seq > self.consumed:
@@ -146,7 +166,7 @@ class OutputLine:
         position that it depends on (0: none)."""
         frames: list[Data] = []
         deepest = 0
-        if not self.open or self.sent + 1 >= self.next_seq:
+        if not self.open or self.gone or self.sent + 1 >= self.next_seq:
             return frames, deepest
         for place in range(max(0, self.sent + 1 - self.first), len(self._kept)):
             output = self._kept[place]
@@ -200,7 +220,7 @@ class OutputLine:
 
     def load(self, next_seq: int, outputs: tuple[Output, ...]) -> None:
         """Go on from a checkpoint."""
-        self._kept = deque(output for output in outputs if output.seq > self.safe)
+        self._kept = deque(output for output in outputs if output.seq > self.safe and not self.gone)
         self.next_seq = next_seq
         self.bytes = sum(len(output.payload) for output in self._kept)
         self.in_flight = sum(len(output.payload) for output in self._kept if output.seq > self.consumed)

@@ -120,7 +120,7 @@ class Primary:
         for number, line in core.inputs.items():
             core.send(Party.PRODUCER, number, Resume(core.since, number, line.next_seq, line.epoch))
         for number, out in core.outputs.items():
-            if not out.open:
+            if not out.open and not out.gone:
                 core.send(Party.CONSUMER, number, Hello(core.since, number))
 
     def assign(self, assignment: Assignment) -> None:
@@ -183,7 +183,7 @@ class Primary:
 
     def confirm(self, number: int) -> None:
         line = self.core.inputs[number]
-        marks = (line.next_seq, line.taken, self.safe_marks[number])
+        marks = (line.next_seq, line.taken, self.safe_marks.get(number, -1))
         self.told_marks[number] = marks
         self.core.send(Party.PRODUCER, number, Confirm(self.core.since, number, *marks, line.epoch))
 
@@ -225,7 +225,7 @@ class Primary:
         core = self.core
         return (
             self.stopped
-            or any(not line.open or line.sent > line.consumed for line in core.outputs.values())
+            or any(line.waiting for line in core.outputs.values())
             or any(f.acked < core.log.end or f.pending is not None for f in self.followers.values())
         )
 
@@ -287,10 +287,10 @@ class Primary:
         cut = [] if self.cut is None else [self.cut.position]
         core.log.forget_through(min([self.safe_position, core.executed, *cut, *(f.acked for f in followers)]))
         for number, line in core.inputs.items():
-            through = line.taken if self.cut is None else self.cut.marks[number]
+            through = line.taken if self.cut is None else self.cut.marks.get(number, -1)
             for follower in followers:
                 if follower.held is not None and core.settings.feed is Feed.FORWARD:
-                    through = min(through, follower.held[number] - 1)
+                    through = min(through, follower.held.get(number, 0) - 1)
             line.forget_through(through)
 
     def _bound_backlog(self) -> None:
@@ -329,8 +329,8 @@ class Primary:
         return follower.takes_checkpoints and follower.pending is None and follower.applied < self.core.executed
 
     def begin_checkpoint(self, base: int | None) -> Cut:
-        """The state after `executed` is being taken, whole or as changes since what `base()` gave. What happens from here on is kept
-        until `checkpoint` brings it."""
+        """The state after `executed` is being taken, whole or as changes since what `base()` gave. What happens from
+        here on is kept until `checkpoint` brings it."""
         core = self.core
         kept = {number: line.kept() for number, line in core.outputs.items()}
         self.cut = Cut(core.executed, base, core.marks(), core.next_out(), kept, core.digest)
@@ -376,7 +376,7 @@ class Primary:
     def _forward_held(self, follower: Follower) -> None:
         if self.core.settings.feed is Feed.FORWARD and follower.held is not None:
             for number, line in self.core.inputs.items():
-                for seq, payload in line.frames(follower.held[number]):
+                for seq, payload in line.frames(follower.held.get(number, 0)):
                     self._forward(follower, number, seq, payload)
 
     def stream(self) -> None:
@@ -392,7 +392,7 @@ class Primary:
                 core.send(Party.REPLICA, follower.name, log)
                 follower.log_sent = core.log.end
         for number, line in core.inputs.items():
-            if self.told_marks.get(number) != (line.next_seq, line.taken, self.safe_marks[number]):
+            if self.told_marks.get(number) != (line.next_seq, line.taken, self.safe_marks.get(number, -1)):
                 self.confirm(number)
 
     def on_ack(self, follower: Follower, message: Ack) -> None:
@@ -404,7 +404,7 @@ class Primary:
         if message.executing and follower.mode is Mode.PASSIVE:
             follower.mode, follower.pending = Mode.ACTIVE, None
         for number, following in message.held.items():
-            follower.held[number] = max(follower.held[number], following)
+            follower.held[number] = max(follower.held.get(number, 0), following)
         self.advance()
 
     def on_applied(self, follower: Follower, message: Applied) -> None:
@@ -426,7 +426,7 @@ class Primary:
 
     def on_ask_input(self, follower: Follower, message: AskInput) -> None:
         if follower.session and not follower.wanting:
-            for seq, payload in self.core.inputs[message.channel].frames(message.first):
+            for seq, payload in self.core.input(message.channel).frames(message.first):
                 self._forward(follower, message.channel, seq, payload)
 
     def on_ask_snapshot(self, follower: Follower, message: AskSnapshot) -> None:

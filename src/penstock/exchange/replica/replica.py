@@ -63,6 +63,26 @@ class Replica:
         if isinstance(self.role, Primary):
             self.role.safe_marks = self.core.marks()
 
+    # ---- channels that come and go ----------------------------------------------------------------------------------
+
+    def add_input(self, number: int) -> None:
+        """There is another input channel (or there has been for long). Until a frame of it is in the log it changes
+        nothing, so the replicas of an executor may hear of it at different times."""
+        self.core.input(number)
+
+    def add_output(self, number: int, *, counted: bool = True) -> None:
+        """There is another output channel. `counted`: `ready` asks for its credit."""
+        line = self.core.outputs.get(number)
+        if line is None:
+            line = self.core.output(number)
+            line.open = True
+        line.counted = counted
+
+    def drop_output(self, number: int) -> None:
+        """The consumer of a channel is gone for ever, whatever it has not taken. A replay still numbers what it
+        emits there."""
+        self.core.output(number).drop()
+
     # ---- what it is -------------------------------------------------------------------------------------------------
 
     @property
@@ -168,7 +188,10 @@ class Replica:
     def _neighbour(self, message: Data | Hello | Confirm | Resume) -> None:
         role, core = self.role, self.core
         lines = core.inputs if isinstance(message, Data | Hello) else core.outputs
-        line = lines[message.channel]
+        line = lines.get(message.channel)
+        if line is None:
+            core.refuse("unknown channel")  # it is said again when this replica has heard of the channel, too
+            return
         if message.epoch < line.epoch:
             core.refuse("older epoch")
             return

@@ -90,7 +90,7 @@ class Standby:
             core.log = OrderLog(message.position)
             self.acked = message.position
             for number, taken in message.marks.items():
-                core.inputs[number].restart(taken)
+                core.input(number).restart(taken)
         elif self.synced and message.position <= core.executed:
             core.send(Party.REPLICA, core.assignment.primary, Applied(core.since, self.session, message.position))
             return
@@ -116,12 +116,17 @@ class Standby:
         core.log.restart_after(position)
         self.acked = max(self.acked, position)
         for number, taken in pending.marks.items():
-            core.inputs[number].restart(taken)
-        for number, line in core.outputs.items():
-            line.load(pending.next_out[number], pending.outputs[number])
+            core.input(number).restart(taken)
+        self._load_outputs(pending)
         self.synced = True
         self._applied(position)
         self.move()
+
+    def _load_outputs(self, message: Checkpoint | Handover) -> None:
+        """Of channels that the primary does not know yet, nothing has happened."""
+        core = self.core
+        for number in core.outputs.keys() | message.next_out.keys():
+            core.output(number).load(message.next_out.get(number, 0), message.outputs.get(number, ()))
 
     def _applied(self, position: int) -> None:
         core = self.core
@@ -135,7 +140,7 @@ class Standby:
         if not self.receiving:
             core.refuse("frame before the snapshot")
             return
-        line = core.inputs[message.channel]
+        line = core.input(message.channel)
         verdict = line.receive(message.seq, message.payload)
         if verdict is Verdict.ACCEPT:
             self.move()
@@ -168,17 +173,17 @@ class Standby:
             own = dict(core.digests)
             self.theirs.update(d for d in message.digests if d[0] > core.executed or d[0] in own)
         for number, safe in message.safe.items():
-            line = core.outputs[number]
+            line = core.output(number)
             line.confirm(line.next_seq, safe, safe)
         self.move()
         self.compare()
 
     def move(self) -> None:
         """Acknowledge the log as far as the inputs that it names are held."""
-        log, inputs = self.core.log, self.core.inputs
+        log = self.core.log
         while self.acked < log.end:
             step = log[self.acked + 1]
-            if step.channel != EVENT and step.seq >= inputs[step.channel].next_seq:
+            if step.channel != EVENT and step.seq >= self.core.input(step.channel).next_seq:
                 break
             self.acked += 1
 
@@ -261,8 +266,7 @@ class Standby:
                 self._diverged(message.position)
                 return
             self.caught = True  # from here on the leader may rely on it: nothing is begun anew
-            for number, line in core.outputs.items():
-                line.load(message.next_out[number], message.outputs[number])
+            self._load_outputs(message)
         core.report(Caught(core.since, core.name, message.position))
 
     def fit(self) -> str:

@@ -33,6 +33,8 @@ class Ends:
         self.clock: Clock = builder.around.clock
         self.readings: list[Reading] = []
         self.lines: dict[int, SinkLine] = {}
+        self._unanswered: dict[int, tuple[Push, Callable[[Reply], None]]] = {}
+        """Pushes by the number of their request."""
         self._promised: deque[tuple[int, Callable[[], None]]] = deque()
         """(log position, what to do when it is protected)."""
         self._turn = 0
@@ -153,13 +155,26 @@ class Ends:
         if not reading.reader.push(message.records, message.client, message.seq):
             return Reply(message.id, False, 0)
         reading.retry_at = _DUE
-        reply = Reply(message.id, True, len(message.records))
+        self._unanswered[message.id] = (message, tell)
         waiting = reading.reader.lag() or 0
         if waiting:
-            reading.waiting.append((reading.taken + waiting, lambda: tell(reply)))
+            reading.waiting.append((reading.taken + waiting, lambda: self._answer(message)))
         else:  # a repeat: what it brought is in the log, but perhaps not protected yet
-            self._promised.append((position, lambda: tell(reply)))
+            self._promised.append((position, lambda: self._answer(message)))
         return None
+
+    def _answer(self, message: Push) -> None:
+        _, tell = self._unanswered.pop(message.id)
+        tell(Reply(message.id, True, len(message.records)))
+
+    def _refuse_pushes(self) -> None:
+        """Another replica reads now. One that is pushed again there is taken once, if it has a number."""
+        for message, tell in self._unanswered.values():
+            problem = f"{message.model!r} has no open push source {message.source!r} in this worker any more"
+            if message.client is None or message.seq is None:
+                problem = f"{message.model!r} has moved: whether these records were taken is not known"
+            tell(Reply(message.id, False, None, problem))
+        self._unanswered.clear()
 
     def woken(self) -> None:
         """Some connector said that there is something to do."""
@@ -190,6 +205,7 @@ class Ends:
     def close(self, *, well: bool) -> list[Exception]:
         """Release everything; the errors that came up on the way."""
         errors: list[Exception] = []
+        self._refuse_pushes()
         releases: list[Callable[[], None]] = [reading.reader.close for reading in self.readings]
         releases += [lambda line=line: line.end(well=well) for line in self.lines.values()]  # type: ignore[misc]
         for release in releases:
