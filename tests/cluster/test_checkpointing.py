@@ -16,7 +16,10 @@ from tests.cluster.nodes import until
 from penstock.cluster.checkpoint_places import Places, Thread
 from penstock.cluster.checkpoint_sweep import needed
 from penstock.cluster.checkpointing import Keeper, finished, ready
+from penstock.cluster.decisions import DropPlan, GiveUp, WritePlan
+from penstock.cluster.stewardship import _rests_on_checkpoint
 from penstock.errors import CheckpointError
+from penstock.worker.store import CheckpointStore
 
 
 @asynchronous
@@ -251,6 +254,20 @@ async def test_what_was_taken_offline_or_deleted_is_removed(tmp_path):
         assert scene.events.said == []
 
 
+@pytest.mark.parametrize("root", ["{}", "memory://sweep{}"])
+def test_generations_in_any_store(tmp_path, root):
+    places = Places(root.format(tmp_path), "cluster")
+    assert places.generations(LINEAGE) == []
+    for model, generation in (("a/x", 3), ("a/x", 12), ("b/.y", 4)):
+        CheckpointStore(places.url(LINEAGE, model, generation), FLOW).write_part(1, "0.0", b"state")
+    assert sorted(places.generations(LINEAGE)) == [("a/x", 3), ("a/x", 12), ("b/.y", 4)]
+    assert sorted(places.generations(LINEAGE, ["b/.y", "c/z"])) == [("b/.y", 4)]
+    places.remove(LINEAGE, "a/x", 3)
+    places.remove(LINEAGE, "a/x", 99)
+    assert sorted(places.generations(LINEAGE)) == [("a/x", 12), ("b/.y", 4)]
+    assert CheckpointStore(places.url(LINEAGE, "a/x", 12), FLOW).read_part(1, "0.0") == b"state"
+
+
 @asynchronous
 async def test_checkpoints_of_another_catalogue_are_left_alone(tmp_path):
     async with Scene(tmp_path) as scene:
@@ -365,6 +382,19 @@ async def test_without_a_store_nothing_is_kept_and_nothing_waited_for(tmp_path):
         assert keeper.settled(seen.models[NAME])
         assert not scene.keeper.settled(seen.models[NAME]), "it has a store, and has not asked it yet"
         await keeper.close()
+
+
+def test_decisions_that_wait_for_the_store():
+    def restored(restores):
+        return WritePlan(msgspec.structs.replace(plan(revision=2), restores=restores))
+
+    new, running = state(None), state(plan(), record=record(3))
+    assert _rests_on_checkpoint(new, restored(0)), "the first plan: the cluster may have been down"
+    assert _rests_on_checkpoint(running, restored(1))
+    assert not _rests_on_checkpoint(running, restored(0)), "a promotion waits for nobody"
+    assert _rests_on_checkpoint(state(plan()), GiveUp("nothing to restore from"))
+    assert not _rests_on_checkpoint(running, GiveUp("an error of its author"))
+    assert not _rests_on_checkpoint(running, DropPlan())
 
 
 # ---- the store in threads --------------------------------------------------------------------------------------------
