@@ -184,3 +184,20 @@ async def test_an_executor_is_moved_and_the_client_follows(valkey, prefix, tmp_p
             await until(direct)
             each = 40 + 10 * pushes
             assert await until(lambda: counted(client, 1000 * each)) == dict.fromkeys(range(1000), each)
+
+
+@asynchronous
+async def test_a_node_that_only_falls_silent_is_gone_round(valkey, prefix, tmp_path):
+    """SIGSTOP of the client's own node: nothing breaks, there is just no answer any more."""
+    store = (tmp_path / "store").as_uri()
+    async with Processes(valkey, prefix, "", f"checkpoints={store}", "lease=3") as cluster:
+        await cluster.add("a", "b", "c")
+        async with AsyncClient(cluster.api("a"), timeout=60) as client, AsyncClient(cluster.api("b")) as other:
+            await started(cluster, other, tmp_path, "active", executors=3)
+            pushing = Pushing(client, 0)
+            await pushing.half()
+            cluster.nodes["a"].send_signal(signal.SIGSTOP)
+            result = await pushing.result()
+            assert (result.accepted, result.pending) == (20_000, 0)
+            assert result.resent > 0
+            assert await until(lambda: counted(other, 20_000)) == dict.fromkeys(range(1000), 20)
