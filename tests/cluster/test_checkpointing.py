@@ -87,6 +87,9 @@ async def test_a_leader_that_was_overtaken_writes_no_manifest(tmp_path):
         await until(lambda: scene.keeper._models[NAME].task.done())
         assert scene.store().latest() is None
         assert scene.nodes.told == []
+        scene.term = 3  # its lease was renewed after all
+        scene.look()
+        await until(lambda: scene.complete(2))
 
 
 @asynchronous

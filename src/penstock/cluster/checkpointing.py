@@ -95,7 +95,7 @@ class Keeper:
         wanted = {name: state for name, state in view.models.items() if leading and _kept(state)}
         for name, keeping in list(self._models.items()):
             state = wanted.get(name)
-            if state is None or not keeping.is_for(term, view.lineage, state):
+            if state is None or keeping.ended or not keeping.is_for(term, view.lineage, state):
                 self._end(name)
         for name, state in wanted.items():
             keeping = self._models.get(name) or self._begin(name, view, state, term)
@@ -204,6 +204,11 @@ class _Keeping:
         """Begin to work."""
         self.task = asyncio.create_task(self._run(), name=f"checkpoints-{self._name}")
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has found that this node does not lead. It may do so again, in the same term."""
+        return self.task is not None and self.task.done()
+
     def is_for(self, term: int, lineage: tuple[str, ...], state: ModelState) -> bool:
         """Whether it need not begin anew."""
         return (term, lineage, state.entry.generation) == (self._term, self._lineage, self._generation)
@@ -298,7 +303,7 @@ class _Keeping:
             self._say("checkpoint.failed", f"a checkpoint of {self._name} failed ({last}): {text}", "warning")
         try:
             await self._means.records.note(self._term, self._name, self._record)
-        except BusDown:
+        except ClusterError:
             pass  # the next attempt puts it on record
 
     def _say(self, kind: str, text: str, level: str = "info") -> None:
