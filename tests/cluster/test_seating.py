@@ -12,6 +12,7 @@ from penstock.cluster.hosting import (
     ConnectModel,
     Forget,
     HandOver,
+    Here,
     Host,
     LoadModel,
     Phase,
@@ -77,6 +78,15 @@ def test_gates_open_after_all_are_loaded_and_all_nodes_are_connected():
     c.change(connected={"a": c.plan.revision, "b": c.plan.revision})
     assert act(c, told) == [StartModel(1, "g/m")]
     assert act(c, host(c)) == []
+
+
+def test_a_node_that_cannot_load_yet_does_not_say_that_it_is_connected():
+    c = case()
+    c.change(connected={})
+    here = Here("a", 1, [], {}, {})  # the package is being fetched
+    assert converge(here, {"g/m": c.state}) == []
+    part = host(c, Phase.LOADED, here=sorted(places(c))[:1])
+    assert not [a for a in act(c, part) if isinstance(a, ReportConnected)]
 
 
 def test_a_promotion_is_told_at_once_though_another_standby_is_being_loaded():

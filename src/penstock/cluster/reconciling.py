@@ -65,6 +65,8 @@ class Reconciler:
                 bug = f"an error in the program: {type(error).__name__}: {error}"
                 self.problem = error.message if isinstance(error, PenstockError) else bug
                 self._events.say("node.problem", self.problem, level="error")
+                with contextlib.suppress(PenstockError):
+                    await self._events.flush()
 
     async def listen(self) -> None:
         """Notice workers that say nothing, for ever."""

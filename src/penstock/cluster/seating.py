@@ -61,7 +61,8 @@ def connect(
             actions.append(ConnectModel(host.worker, plan.model, plan.revision, complete=False))
     if not actions:
         actions += _handovers(plan, up)
-    if any(host.knows < plan.revision for host in up) or any(host.phase is Phase.LOADING for host in hosts):
+    known = {place for host in up if host.knows >= plan.revision for place in host.executors}
+    if not mine or not mine.keys() <= known:
         return actions
     if state.connected.get(here.node, 0) < plan.revision:
         actions.append(ReportConnected(plan.model, plan.revision))
