@@ -84,6 +84,18 @@ class Aligner:
         self._arrived.discard(channel)
         return self._complete()
 
+    def add(self, channel: int) -> None:
+        """There is another channel. An alignment under way does not wait for it: it came in between."""
+        self._open.add(channel)
+        if self.current is not None:
+            self._arrived.add(channel)
+
+    def remove(self, channel: int) -> None:
+        """A channel is gone, and holds nothing up."""
+        self._open.discard(channel)
+        self._ended.discard(channel)
+        self._arrived.discard(channel)
+
     def cancel(self, checkpoint: int) -> None:
         """`checkpoint` and all before it were given up: nothing waits for them any more, and their late barriers are
         ignored."""

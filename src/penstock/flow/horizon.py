@@ -6,7 +6,7 @@ That point is the **horizon**. What ends at or before it is closed; a record tha
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, NamedTuple
 
 from penstock.errors import FlowError
@@ -88,6 +88,23 @@ class HorizonOperator(KeyedOperator):
         """Barriers bring the same watermarks to every executor of a stage, so that the greatest is the one of all; it
         keeps what was closed before the snapshot closed, so that nothing is emitted twice."""
         self.horizon = max((entry for entry in plain if entry is not None), default=self.horizon)
+
+    def give_up(self, goes: Callable[[Hashable], bool]) -> tuple[dict[Hashable, Any], Any]:
+        states, _ = super().give_up(goes)
+        return states, self.horizon
+
+    def take_over(self, states: dict[Hashable, Any], progress: Any) -> None:
+        """What has become due since it was given up is closed now."""
+        own, horizon = self.state, self.horizon
+        self.state = states
+        if MIN_TIME < progress < horizon:
+            self.horizon = progress
+            self.restored()
+            self.horizon = horizon
+            self._send(self.close_until(horizon))
+        own.update(self.state)
+        self.state = own
+        self.restored()
 
     def _hear(self, watermark: int) -> None:
         if watermark == self._heard or self._heard == END_TIME:

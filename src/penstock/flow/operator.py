@@ -136,6 +136,18 @@ class KeyedOperator(Operator):
     def restored(self) -> None:
         """`state` was just filled: rebuild whatever is derived from it (timers, indexes)."""
 
+    def give_up(self, goes: Callable[[Hashable], bool]) -> tuple[dict[Hashable, Any], Any]:
+        """Take keys out of the state: what they have, and how far event time had come with them."""
+        going = [key for key in self.state if goes(key)]
+        states = {key: self.state.pop(key) for key in going}
+        self.restored()
+        return states, None
+
+    def take_over(self, states: dict[Hashable, Any], progress: Any) -> None:
+        """Put in what `give_up` gave, here or in another executor."""
+        self.state.update(states)
+        self.restored()
+
     def view(self, value: Any) -> Any:
         """What a look-up of one key shows to a user."""
         return self.dump(value)

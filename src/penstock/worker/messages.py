@@ -12,6 +12,8 @@ import msgspec
 
 from penstock.exchange.replica.assignment import Assignment
 from penstock.exchange.replica.messages import Caught, Complete, Diverged, Refused
+from penstock.exchange.split.messages import Prepared, Settled, Staged
+from penstock.exchange.split.routing import Routing
 from penstock.flow.graph import Topology
 from penstock.settings import Replication, RunSettings
 
@@ -74,6 +76,10 @@ class Load(Message, tag="load"):
     replicas: dict[str, ReplicaLoad] = {}
     """`str(ExecutorId)` -> its replica here. Empty: recovery `none`; otherwise one for each of `executors`."""
     replication: Replication = Replication()
+    routings: dict[int, Routing] = {}
+    """With replicas: the routing of keyed stages in which it has ever changed."""
+    members: dict[str, int] = {}
+    """With `routings`: `str(ExecutorId)` of all executors -> 0, or when it was added to those of `counts`."""
 
 
 class Connect(Message, tag="connect"):
@@ -93,6 +99,9 @@ class Connect(Message, tag="connect"):
     """Replica name -> the endpoint of its worker."""
     checkpoint: int | None = None
     """The last durable checkpoint that is complete: what sinks of a promoted replica have made visible."""
+    routings: dict[int, Routing] = {}
+    """As in `Load`, for the next, too."""
+    members: dict[str, int] = {}
 
 
 class Handover(Message, tag="handover"):
@@ -245,7 +254,7 @@ class Reported(Message, tag="reported"):
     model: str
     executor: ExecutorId
     replica: str
-    report: Complete | Caught | Diverged | Refused
+    report: Complete | Caught | Diverged | Refused | Prepared | Staged | Settled
 
 
 class Alarmed(Message, tag="alarmed"):

@@ -12,6 +12,7 @@ from penstock.clock import Clock
 from penstock.errors import UsageError
 from penstock.exchange.channel import Receiver, Sender
 from penstock.exchange.replica.assignment import Assignment
+from penstock.exchange.split.routing import Routing
 from penstock.flow.batch import MIN_TIME
 from penstock.flow.chain import build_chain
 from penstock.flow.config import Scope, current
@@ -115,6 +116,9 @@ class Model:
     """Replica name -> the endpoint of its worker."""
     checkpoint: int | None = None
     """The last durable checkpoint that is complete."""
+    routings: dict[int, Routing] = field(default_factory=dict)
+    """As the leader last said; see `Connect`, as for the next."""
+    members: dict[str, int] = field(default_factory=dict)
     migrate: Callable[[str, Any], Any] | None = None
     """The author's: see `penstock.worker.replicated.migration`."""
 
@@ -167,6 +171,7 @@ class Model:
         self.endpoints = message.endpoints
         self.records, self.replicas = message.records, message.replicas
         self.checkpoint = message.checkpoint
+        self.routings, self.members = message.routings, message.members
         for replica in self.replicated():
             replica.assigned()
         epochs = {name: (epoch.term, epoch.counter) for name, epoch in message.epochs.items()}

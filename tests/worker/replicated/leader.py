@@ -23,6 +23,8 @@ from penstock.cluster.launcher.protocol import WorkerSpec
 from penstock.exchange.replica import assignment as record
 from penstock.exchange.replica.assignment import Assignment, Mode
 from penstock.exchange.replica.messages import Caught, Complete, Diverged, Refused
+from penstock.exchange.split.messages import Prepared, Settled, Staged
+from penstock.exchange.split.routing import Routing
 from penstock.settings import Replication, RunSettings
 from penstock.worker.messages import (
     Alarmed,
@@ -100,6 +102,9 @@ class Leader:
         self.changed = asyncio.Event()
         self.parts: dict[int, set[str]] = {}
         self.failures: list[Failed] = []
+        self.routings: dict[int, Routing] = {}
+        self.births: dict[str, int] = {}
+        """Of executors that came later."""
         self.expected_failures = False
         self.loaded_at: dict[int, int] = {}
         self._counter = 10
@@ -179,9 +184,12 @@ class Leader:
                 model=MODEL, target=target or self.target, number=NUMBER, epoch=Epoch(1, self._count()),
                 executors=sorted(identity(n) for n in mine), counts=self.counts, settings=self.settings,
                 replicas=replicas, replication=self.replication, checkpoint_url=self.checkpoint_url,
-                restore=self.restore,
+                restore=self.restore, routings=self.routings, members=self.members(),
             )
         )  # fmt: skip
+
+    def members(self) -> dict[str, int]:
+        return {name: self.births.get(name, 0) for name in self.executors} if self.routings else {}
 
     async def connect(self) -> None:
         endpoints, replicas, records = {}, {}, {}
@@ -191,6 +199,7 @@ class Leader:
                 replicas[seat.name] = self.workers[seat.worker].endpoint
             endpoints[name] = replicas.get(executor.record.primary, "")
         message = Connect(MODEL, endpoints, {}, records=records, replicas=replicas, checkpoint=self.checkpoint)
+        message.routings, message.members = self.routings, self.members()
         for index, worker in enumerate(self.workers):
             if self.alive[index]:
                 with contextlib.suppress(Exception):
@@ -222,7 +231,12 @@ class Leader:
         self.changed.set()
 
     async def _reported(self, message: Reported) -> None:
-        executor, report = self.executors[str(message.executor)], message.report
+        executor, report = self.executors.get(str(message.executor)), message.report
+        if isinstance(report, Prepared | Staged | Settled):
+            await self.shifted(message.executor.stage, report)
+            return
+        if executor is None:
+            return
         new: Assignment | None = None
         match report:
             case Complete():
@@ -238,6 +252,9 @@ class Leader:
         if new is not None:
             executor.record = new
             await self.connect()
+
+    async def shifted(self, stage: int, report: Prepared | Staged | Settled) -> None:
+        raise AssertionError(report)
 
     async def _lost(self, worker: int) -> None:
         for executor in self.executors.values():

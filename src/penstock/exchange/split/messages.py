@@ -70,7 +70,7 @@ Event: TypeAlias = Open | Switch | Outcome
 # ---- reports to the leader ------------------------------------------------------------------------------------------
 
 
-class Report(msgspec.Struct, frozen=True, tag=True):
+class Report(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Any of them."""
 
     shift: Epoch

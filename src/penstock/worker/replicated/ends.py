@@ -92,7 +92,7 @@ class Ends:
             ctx = self._builder.connector(self._builder.context(step))
             found += new_partitions(self._live, step, source, ctx)
         for place, entry in enumerate(found):
-            entry[2] = len(self._live.inbounds) + len(self._live.lanes) + place
+            entry[2] = self._live.first_lane + len(self._live.lanes) + place
         return found
 
     def open_readers(self) -> None:

@@ -50,9 +50,10 @@ from penstock.worker.model import Model
 from penstock.worker.replicated.checkpoints import DurableParts, Encoder, StandbyCheckpoints
 from penstock.worker.replicated.ends import Ends
 from penstock.worker.replicated.frames import AnyReplicaMessage, Letter, kind_of
-from penstock.worker.replicated.live import SINK_LINES, Live, LiveBuilder, sink_lines
+from penstock.worker.replicated.live import Live, LiveBuilder, is_sink, sink_lines
 from penstock.worker.replicated.migration import migrating
 from penstock.worker.replicated.reading import Reading
+from penstock.worker.replicated.shifts import Shifts
 
 _PATIENCE, _LONGEST_PATIENCE = 0.25, 4.0
 """Seconds without an answer until what was not answered is said again; doubled each time."""
@@ -85,13 +86,12 @@ class ReplicatedExecutor:
         self.id, self._model, self._plan, self._load = executor_id, model, plan, load
         self._builder = LiveBuilder(model, executor_id, plan)
         replication = model.load.replication
-        self._inputs = {channel.id: channel for channel in self._builder.incoming}
-        self._outputs = {channel.id: channel for channel in self._builder.outgoing}
+        self._shifts = Shifts(model, executor_id)
         self.machine = Replica(
             load.name,
             load.record,
-            self._inputs,
-            [*self._outputs, *sink_lines(self._builder)],
+            self._shifts.inputs,
+            [*self._shifts.outputs, *sink_lines(self._builder)],
             ReplicaSettings(
                 digest_every=replication.digest_every,
                 credit_bytes=model.load.settings.credit_bytes,
@@ -185,6 +185,7 @@ class ReplicatedExecutor:
 
     def assigned(self) -> None:
         """The leader's record may have moved."""
+        self._shifts.connect(self.machine)
         record = self._model.records.get(str(self.id))
         if record is not None and not self.gone:
             self._carry_out(self.machine.on_assignment(record))
@@ -255,6 +256,7 @@ class ReplicatedExecutor:
         self._take_arrived()
         if machine.is_primary and self.live is not None:
             self._checkpoints.tend(self.live, now)
+            self._shifts.tend(machine, self.live, now)
         if not did and self.ends is not None:
             self.ends.flush()
         self._carry_out(machine.turn())
@@ -268,7 +270,7 @@ class ReplicatedExecutor:
                 self._carry_out(machine.silence())
         else:
             self._heard = now
-        if self._promoted_at is not None and all(line.open for line in machine.core.outputs.values()):
+        if self._promoted_at is not None and all(o.open or o.gone for o in machine.core.outputs.values()):
             pause, self._promoted_at = now - self._promoted_at, None
             self._model.around.say(Promoted(self._model.name, self.id, self.name, pause))
         self._see_the_end()
@@ -277,7 +279,7 @@ class ReplicatedExecutor:
         live = self.live
         if self.reported or live is None or not live.ended or not self.machine.is_primary or self.ends is None:
             return
-        if all(line.consumed == line.next_seq - 1 for line in self.machine.core.outputs.values()):
+        if not live.shifting.holding and all(line.done for line in self.machine.core.outputs.values()):
             self.reported = True
             if self._model.load.checkpoint_url is None:
                 for sink in self.ends.lines.values():
@@ -292,14 +294,17 @@ class ReplicatedExecutor:
         if machine.is_primary:
             if self.ends is None:
                 return None
+            assert self.live is not None
+            blocked |= self._shifts.waiting(self.live)
             if not self._ready():
-                blocked |= {number for number in self._inputs if self._next_is_data(number)}
+                blocked |= {number for number in machine.core.inputs if self._next_is_data(number)}
         work = machine.next_work(blocked)
         if work is None:
             return None
         if self.live is None:
             self._load_stored()
         assert self.live is not None
+        self.live.shifting.position = work.position
         if work.channel < 0:
             return self._begun(work, self.live.event(work.content), None)
         return self._begun(work, self.live.frame(work.channel, work.content, self._slice), None)
@@ -307,7 +312,10 @@ class ReplicatedExecutor:
     def _next_event(self) -> _Step | None:
         if self.ends is None or self.live is None or not self.machine.takes_events:
             return None
-        if self._requested > self.live.taken and (self.live.ended or not self._inputs):
+        shift = self._shifts.due(self.live)
+        if shift is not None:
+            return self._event(shift)
+        if self._requested > self.live.taken and (self.live.ended or not self.live.inbounds):
             return self._event(["checkpoint", self._requested])
         if not self.live.sources:
             return None
@@ -326,6 +334,7 @@ class ReplicatedExecutor:
         work = self.machine.event(content)
         assert work is not None
         assert self.live is not None
+        self.live.shifting.position = work.position
         return self._begun(work, self.live.event(content, records), reading)
 
     def _begun(self, work: Work, pieces: Iterator[int], reading: Reading | None) -> _Step:
@@ -374,8 +383,8 @@ class ReplicatedExecutor:
     def _ready(self) -> bool:
         outputs = self.machine.core.outputs
         return self.machine.ready and all(
-            line.bytes < _UNCOMMITTED_BYTES for number, line in outputs.items() if number >= SINK_LINES
-        )
+            line.bytes < _UNCOMMITTED_BYTES for number, line in outputs.items() if is_sink(number)
+        ) and (self.live is None or self.live.shifting.ready)
 
     def _next_is_data(self, number: int) -> bool:
         line = self.machine.core.inputs[number]
@@ -407,7 +416,7 @@ class ReplicatedExecutor:
             assert isinstance(message, Complete | Caught | Diverged | Refused)
             self._model.around.say(Reported(self._model.name, self.id, self.name, message))
             return
-        if party is Party.CONSUMER and isinstance(target, int) and target >= SINK_LINES:
+        if party is Party.CONSUMER and isinstance(target, int) and is_sink(target):
             self._to_sink(target, message)
             return
         if party is Party.REPLICA:
@@ -422,16 +431,15 @@ class ReplicatedExecutor:
 
     def _partners(self) -> set[str]:
         """Executors and replicas that this one speaks to."""
-        names = {str(self._other_end(Party.PRODUCER, number)) for number in self._inputs}
-        names |= {str(self._other_end(Party.CONSUMER, number)) for number in self._outputs}
+        names = {str(self._other_end(Party.PRODUCER, number)) for number in self._shifts.inputs}
+        names |= {str(self._other_end(Party.CONSUMER, number)) for number in self._shifts.outputs}
         record = self.machine.core.assignment
         return names | {record.primary, *record.standbys}
 
     def _other_end(self, party: Party, number: int) -> ExecutorId:
+        channel = self._shifts.channel(number)
         if party is Party.PRODUCER:
-            channel = self._inputs[number]
             return ExecutorId(channel.producer_stage, channel.producer_index)
-        channel = self._outputs[number]
         return ExecutorId(channel.consumer_stage, channel.consumer_index)
 
     def _to_sink(self, number: int, message: Message) -> None:

@@ -33,6 +33,9 @@ from penstock.flow.batch import MIN_TIME
 
 _HEAD = struct.Struct("<BHqqQI")
 
+SHIFT = 32
+"""The kind of bodies that say something of `penstock.exchange.split`; it is none of `Kind`."""
+
 AnyReplicaMessage = (
     Data | Hello | Confirm | Resume | Log | Input | Checkpoint | Warm | Handover
     | Ack | Applied | AskLog | AskInput | AskSnapshot
@@ -52,7 +55,7 @@ class Body(NamedTuple):
 
 
 def write_body(
-    kind: Kind,
+    kind: int,
     payload: bytes = b"",
     *,
     watermark: int = MIN_TIME,

@@ -28,12 +28,20 @@ from penstock.worker.channels import EdgeOutlet
 from penstock.worker.messages import ExecutorId
 from penstock.worker.model import Model
 from penstock.worker.payload import decode_batch
-from penstock.worker.replicated.frames import read_body
+from penstock.worker.replicated.frames import SHIFT, read_body
 from penstock.worker.replicated.outputs import Gatherer, SinkGatherer
+from penstock.worker.replicated.routed import RoutedOutlet
+from penstock.worker.replicated.shifting import Shifting
+from penstock.worker.replicated.wiring import Wiring, everybody
 from penstock.worker.sinks import naming
 
 SINK_LINES = 1 << 16
 """Sinks are output channels of the machine, numbered from here."""
+
+
+def is_sink(number: int) -> bool:
+    """Whether an output channel of the machine is a sink."""
+    return SINK_LINES <= number < 2 * SINK_LINES
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +92,7 @@ class State(msgspec.Struct, array_like=True):
     aligner: tuple[int | None, int, list[int]]
     taken: int
     records_in: int
+    shifting: bytes = b""
 
 
 _VERSION = 1
@@ -100,12 +109,15 @@ class Live:
     chain: Chain
     inbounds: dict[int, Input]
     gatherers: dict[int, Gatherer]
-    outlets: list[EdgeOutlet]
+    outlets: list[EdgeOutlet | RoutedOutlet]
     sink_lines: dict[int, SinkGatherer]
     draws: Draws
     sources: dict[str, Source]
     """Source steps of this stage."""
     on_aligned: Callable[[int], None]
+    shifting: Shifting
+    first_lane: int
+    """Lanes before this one are those of the channels that there were from the beginning."""
     lanes: list[Partition] = field(default_factory=list)
     sinks: dict[str, Any] = field(default_factory=dict)
     """None: what sinks have prepared is not part of this state."""
@@ -119,13 +131,46 @@ class Live:
         self.aligner = Aligner(self.inbounds)
         for inbound in self.inbounds.values():
             inbound.entry.advance(inbound.lane, MIN_TIME)
+        self.shifting.begin(self)
+
+    # ---- channels that come and go ----------------------------------------------------------------------------------
+
+    def link(self, channel: Channel) -> None:
+        """Another input channel counts from now on."""
+        entry = self.chain.entry(channel.edge.target_step, channel.edge.target_port)
+        inbound = Input(channel, self.builder.lane(channel), entry)
+        self.inbounds[channel.id] = inbound
+        self.aligner.add(channel.id)
+        entry.advance(inbound.lane, MIN_TIME)
+
+    def unlink(self, number: int) -> None:
+        """It does not count any more."""
+        inbound = self.inbounds.pop(number)
+        self.aligner.remove(number)
+        inbound.entry.advance(inbound.lane, END_TIME)
+
+    def advance(self, inbound: Input, watermark: int) -> None:
+        """Event time of an input channel moved."""
+        inbound.advance(watermark)
+        self.shifting.heard(inbound.channel.edge.id, inbound.lane, watermark)
+
+    def retire(self) -> None:
+        """Nothing is left to be done here, and nothing will come."""
+        if not self.ended:
+            self.ended = True
+            self._say_end()
 
     # ---- positions --------------------------------------------------------------------------------------------------
 
     def frame(self, channel: int, data: bytes, piece: int) -> Iterator[int]:
         """Execute a frame, at most `piece` records at once; yields the number of records after each piece."""
         body = read_body(data)
-        inbound = self.inbounds[channel]
+        if body.kind == SHIFT:
+            self.shifting.frame(channel, body.payload)
+            return
+        inbound = self.inbounds.get(channel)
+        if inbound is None:
+            return  # of an executor that was started in vain
         if body.kind == Kind.DATA:
             with naming(inbound.channel.edge.target_step, "what came in cannot be read: "):
                 batch = decode_batch(body.payload, body.flags, inbound.lane, body.origin)
@@ -136,16 +181,17 @@ class Live:
                 yield len(first)
             inbound.entry.send(batch)
             yield len(batch)
-            inbound.advance(body.watermark)
+            self.advance(inbound, body.watermark)
         elif body.kind == Kind.WATERMARK:
-            inbound.advance(body.watermark)
+            self.advance(inbound, body.watermark)
         elif body.kind == Kind.BARRIER:
             answer = self.aligner.on_barrier(channel, body.checkpoint)
             if isinstance(answer, Aligned):
                 self._aligned(answer.checkpoint)
         elif body.kind == Kind.END:
             inbound.ended = True
-            inbound.advance(END_TIME)
+            self.advance(inbound, END_TIME)
+            self.shifting.ended(channel)
             aligned = self.aligner.on_end(channel)
             if aligned is not None:
                 self._aligned(aligned.checkpoint)
@@ -180,12 +226,16 @@ class Live:
                     self._open(step, partition, number, codec.loads(offset))
             case ["checkpoint", checkpoint]:
                 self._aligned(checkpoint)
+            case ["shift", stage, said]:
+                self.shifting.event(stage, said)
             case _:
                 raise CheckpointError(f"the order log has an event that this release does not know: {content!r:.80}")
 
     def emitted(self) -> list[tuple[int, bytes]]:
         """What the position emitted, in an order that is the same in every replica."""
         out = [(number, body) for number, gatherer in self.gatherers.items() for body in gatherer.take()]
+        out += self.shifting.loose
+        self.shifting.left()
         return out + [(number, body) for number, sink in self.sink_lines.items() for body in sink.take()]
 
     def blocked(self) -> set[int]:
@@ -193,7 +243,7 @@ class Live:
         return {number for number in self.inbounds if self.aligner.blocked(number)}
 
     def _lane(self, number: int) -> Partition:
-        return self.lanes[number - len(self.inbounds)]
+        return self.lanes[number - self.first_lane]
 
     def _open(self, step: str, partition: str, number: int, offset: Any) -> Partition:
         lane = Partition(step, partition, number, self.chain.outlet(step), offset)
@@ -218,8 +268,13 @@ class Live:
         self.ended = True
         if not self.restored_finished or self.records_in:
             self.chain.finish()
-        for gatherer in self.gatherers.values():
-            gatherer.signal(Kind.END)
+        self._say_end()
+
+    def _say_end(self) -> None:
+        untold = self.shifting.end()
+        for number, gatherer in self.gatherers.items():
+            if number not in untold:
+                gatherer.signal(Kind.END)
 
     def _all_ended(self) -> bool:
         return all(lane.ended for lane in self.lanes) and all(inbound.ended for inbound in self.inbounds.values())
@@ -238,6 +293,7 @@ class Live:
             self.aligner.plain(),
             self.taken,
             self.records_in,
+            self.shifting.dump(),
         )
         return msgspec.msgpack.encode(state)
 
@@ -250,6 +306,7 @@ class Live:
         if state.version != _VERSION:
             raise CheckpointError(f"a replica's state of format {state.version} came in, this release reads {_VERSION}")
         part = state.part if migrate is None else migrate(state.part)
+        kept = self.shifting.link(state.shifting) if state.shifting else None
         snapshot.restore_operators(self, part)
         for step, partition, number, offset, ended, idle in state.partitions:
             lane = self._open(step, partition, number, codec.unpack(offset)[0])
@@ -260,7 +317,7 @@ class Live:
             inbound = self.inbounds[number]
             inbound.ended = ended
             if watermark != MIN_TIME:
-                inbound.advance(watermark)
+                self.advance(inbound, watermark)
             if ended:
                 self.aligner.on_end(number)
         self.aligner.load(*state.aligner)
@@ -268,6 +325,8 @@ class Live:
             outlet.turn = turn
         for number, told in state.told.items():
             self.gatherers[number].told = told
+        if kept is not None:
+            self.shifting.load(kept, state.told)
         self.ended, self.taken, self.records_in = part.finished, state.taken, state.records_in
 
     def restore(self, parts: list[snapshot.Part]) -> None:
@@ -278,7 +337,7 @@ class Live:
             for partition in list(source.shares(self.executors))[self.id.index :: self.executors]:
                 offset = source.restored(partition, offsets, self.executors)
                 if partition in offsets or offset is not None:
-                    self._open(step, partition, len(self.inbounds) + len(self.lanes), offset)
+                    self._open(step, partition, self.first_lane + len(self.lanes), offset)
         self.emitted()
 
 
@@ -288,24 +347,51 @@ class LiveBuilder(Assembly):
     def __init__(self, model: Model, executor_id: ExecutorId, plan: tuple[Channel, ...]) -> None:
         self.lines: dict[str, SinkGatherer] = {}
         super().__init__(model, executor_id, plan, Draws())
+        self.lanes = {channel.id: lane for lane, channel in enumerate(self.incoming)}
+        """Of the channels that there were from the beginning."""
+        self.wiring = Wiring(self.graph.topology, self.load.counts)
+        members = everybody(self.load.counts, self.load.members)
+        self.birth = members.get(str(executor_id), 0)
+        self.incoming, self.outgoing = self.wiring.of(executor_id, members)
+
+    def lane(self, channel: Channel) -> int:
+        """The lane of an input channel; of one that came later, its number."""
+        return self.lanes.get(channel.id, channel.id)
+
+    def _linked(self, channel: Channel) -> bool:
+        """Whether an input channel counts from the beginning: that of a newcomer does when that is in the log."""
+        record = self.load.routings.get(channel.producer_stage)
+        shift = None if record is None or not record.undecided else record.shift
+        return shift is None or shift.newcomer != f"{channel.producer_stage}.{channel.producer_index}"
+
+    def _counts(self, channel: Channel) -> bool:
+        """The same of an output channel."""
+        record = self.load.routings.get(channel.consumer_stage)
+        shift = None if record is None or not record.undecided else record.shift
+        return shift is None or shift.newcomer != f"{channel.consumer_stage}.{channel.consumer_index}"
 
     def build(self, on_aligned: Callable[[int], None]) -> Live:
         """An empty one."""
         gatherers: dict[int, Gatherer] = {}
-        outlets: list[EdgeOutlet] = []
+        shifting = Shifting(self.id, self.wiring, self.load.counts, self.load.routings, self.birth)
+        outlets: list[EdgeOutlet | RoutedOutlet] = []
         exits: dict[tuple[str, int], list[Outlet]] = {}
         for edge in self.graph.topology.edges:
-            mine = [channel for channel in self.outgoing if channel.edge.id == edge.id]
+            mine = [channel for channel in self.outgoing if channel.edge.id == edge.id and self._counts(channel)]
             for channel in mine:
                 gatherers[channel.id] = Gatherer(channel)
             if mine:
-                outlet = EdgeOutlet(edge, [gatherers[channel.id] for channel in mine], self.id.index)
+                ends = [gatherers[channel.id] for channel in mine]
+                outlet = shifting.outlet(edge, ends) or EdgeOutlet(edge, ends, self.id.index)
                 outlets.append(outlet)
                 exits.setdefault((edge.source_step, edge.source_output), []).append(outlet)
         chain = build_chain(self.graph, self.id.stage, self.operator, exits)
         inbounds = {
-            channel.id: Input(channel, lane, chain.entry(channel.edge.target_step, channel.edge.target_port))
-            for lane, channel in enumerate(self.incoming)
+            channel.id: Input(
+                channel, self.lane(channel), chain.entry(channel.edge.target_step, channel.edge.target_port)
+            )
+            for channel in self.incoming
+            if self._linked(channel)
         }
         assert self.draws is not None
         sources: dict[str, Source] = {}
@@ -315,8 +401,9 @@ class LiveBuilder(Assembly):
                 sources[name] = source
         lines = {number: self.lines[name] for number, name in sink_lines(self).items()}
         return Live(
-            self, self.id, self.executors, chain, inbounds, gatherers, outlets, lines, self.draws, sources, on_aligned
-        )
+            self, self.id, self.executors, chain, inbounds, dict(sorted(gatherers.items())), outlets, lines,
+            self.draws, sources, on_aligned, shifting, len(self.lanes),
+        )  # fmt: skip
 
     def sink(self, ctx: StepContext, sink: Sink) -> SinkGatherer:
         line = self.lines[ctx.step] = SinkGatherer(ctx)

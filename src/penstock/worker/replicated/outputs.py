@@ -53,6 +53,11 @@ class Gatherer:
         self._close()
         self._put(kind, checkpoint=checkpoint)
 
+    def put(self, kind: int, payload: bytes, *, records: int = 0, origin: int = 0, flags: int = 0) -> None:
+        """A frame that is ready, behind everything gathered."""
+        self._close()
+        self._put(kind, payload, records=records, origin=origin, flags=flags)
+
     def take(self) -> list[bytes]:
         """The position is done: what it emitted here."""
         self._close()
@@ -72,7 +77,7 @@ class Gatherer:
 
     def _put(
         self,
-        kind: Kind,
+        kind: int,
         payload: bytes = b"",
         *,
         records: int = 0,
