@@ -20,6 +20,10 @@ class Party(Enum):
     LEADER = "leader"
 
 
+Debtor: TypeAlias = tuple[Party, int | str]
+"""Somebody who owes an answer."""
+
+
 class Send(NamedTuple):
     """Send a message. It may be lost: whatever matters is said again by `silence`."""
 

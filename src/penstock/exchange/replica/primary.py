@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container
+from collections.abc import Container, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from penstock.exchange.channel import Verdict
 from penstock.exchange.frame import Epoch
 from penstock.exchange.replica.assignment import Assignment, Mode
 from penstock.exchange.replica.core import Core, Feed
-from penstock.exchange.replica.instructions import Party, Work
+from penstock.exchange.replica.instructions import Debtor, Party, Work
 from penstock.exchange.replica.lines import NEVER
 from penstock.exchange.replica.messages import (
     Ack,
@@ -220,14 +220,19 @@ class Primary:
         """The last position that every gating standby has acknowledged."""
         return min((f.acked for f in self.followers.values() if f.gating), default=self.core.executed)
 
-    def outstanding(self) -> bool:
-        """Whether somebody owes an answer: a consumer its confirmation, a standby its acknowledgement."""
+    def debts(self) -> dict[Debtor, Hashable]:
+        """Who owes an answer, and how far they are: consumers their confirmation, standbys their acknowledgement."""
         core = self.core
-        return (
-            self.stopped
-            or any(line.waiting for line in core.outputs.values())
-            or any(f.acked < core.log.end or f.pending is not None for f in self.followers.values())
-        )
+        owed: dict[Debtor, Hashable] = {
+            (Party.CONSUMER, number): (line.open, line.consumed)
+            for number, line in core.outputs.items()
+            if line.waiting
+        }
+        for follower in self.followers.values():
+            if follower.acked < core.log.end or follower.pending is not None or follower.name == self.handing:
+                mark = (follower.session, follower.acked, follower.executed, follower.applied)
+                owed[Party.REPLICA, follower.name] = mark
+        return owed
 
     # ---- what is safe, what may leave -------------------------------------------------------------------------------
 

@@ -6,12 +6,12 @@ Events go in as method calls; each returns instructions. The worker executes at 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from penstock.exchange.replica.assignment import Assignment
 from penstock.exchange.replica.core import Core, ReplicaSettings
-from penstock.exchange.replica.instructions import Activate, Instruction, Retire, Work
+from penstock.exchange.replica.instructions import Activate, Debtor, Instruction, Retire, Work
 from penstock.exchange.replica.messages import (
     Ack,
     Applied,
@@ -116,10 +116,10 @@ class Replica:
         """The last log position that a crash of this primary does not undo (without a standby: what is executed)."""
         return self.role.protected_through() if isinstance(self.role, Primary) else 0
 
-    @property
-    def outstanding(self) -> bool:
-        """Whether it waits for an answer of somebody: `silence` is of use when none comes."""
-        return self.role is not None and self.role.outstanding()
+    def debts(self) -> dict[Debtor, Hashable]:
+        """Who owes an answer, and how far they are. When one of them does not move for suspiciously long, `silence` is
+        of use, also if others answer all the time: what it owes may rest on a message that was lost."""
+        return {} if self.role is None else self.role.debts()
 
     # ---- the leader's decisions -------------------------------------------------------------------------------------
 

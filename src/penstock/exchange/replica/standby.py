@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from penstock.exchange.channel import Verdict
 from penstock.exchange.frame import Epoch
 from penstock.exchange.replica.assignment import Assignment, Mode
 from penstock.exchange.replica.core import Core, Feed
-from penstock.exchange.replica.instructions import Install, Party, Prepare, Work
+from penstock.exchange.replica.instructions import Debtor, Install, Party, Prepare, Work
 from penstock.exchange.replica.messages import (
     Ack,
     Applied,
@@ -198,9 +200,13 @@ class Standby:
             self._told = ack
             core.send(Party.REPLICA, core.assignment.primary, ack)
 
-    def outstanding(self) -> bool:
-        """Whether the primary, or the leader, owes an answer."""
-        return not self.synced or self.acked < self.core.log.end or self.caught
+    def debts(self) -> dict[Debtor, Hashable]:
+        """Whether the primary owes a snapshot or inputs, or the leader a word, and how far that is."""
+        core = self.core
+        if self.synced and self.acked >= core.log.end and not self.caught:
+            return {}
+        held = tuple(line.next_seq for line in core.inputs.values())
+        return {(Party.REPLICA, core.assignment.primary): (self.session, self.synced, self.acked, held)}
 
     # ---- executing --------------------------------------------------------------------------------------------------
 

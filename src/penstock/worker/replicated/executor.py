@@ -52,11 +52,10 @@ from penstock.worker.replicated.ends import Ends
 from penstock.worker.replicated.frames import AnyReplicaMessage, Letter, kind_of
 from penstock.worker.replicated.live import Live, LiveBuilder, is_sink, sink_lines
 from penstock.worker.replicated.migration import migrating
+from penstock.worker.replicated.patience import Patience
 from penstock.worker.replicated.reading import Reading
 from penstock.worker.replicated.shifts import Shifts
 
-_PATIENCE, _LONGEST_PATIENCE = 0.25, 4.0
-"""Seconds without an answer until what was not answered is said again; doubled each time."""
 _UNCOMMITTED_BYTES = 64 << 20
 """What a sink may owe to the next durable checkpoint; with more, no further input is taken."""
 _LARGE_STATE = 1 << 20
@@ -117,8 +116,11 @@ class ReplicatedExecutor:
         self._checkpoints = StandbyCheckpoints(self.machine, self._encoder, replication, self._carry_out)
         self._arrived: deque[tuple[int, Live | Exception]] = deque()
         """States that a thread has read."""
-        self._heard = model.around.clock.monotonic()
-        self._patience = _PATIENCE
+        self._patience = Patience()
+        self._ordered: str | None = None
+        """The standby that the leader wants to hand over to."""
+        self._reassigned = False
+        """The leader's record may have moved while a position was being executed."""
         self._promoted_at: float | None = None
         self.model_counters()
         if self.machine.is_primary:
@@ -186,14 +188,24 @@ class ReplicatedExecutor:
     def assigned(self) -> None:
         """The leader's record may have moved."""
         self._shifts.connect(self.machine)
-        record = self._model.records.get(str(self.id))
-        if record is not None and not self.gone:
+        self._reassigned = True
+        if self._step is None:
+            self._told_by_leader()
+
+    def _told_by_leader(self) -> None:
+        """What the leader has said, between two positions: one that is half executed must not see it."""
+        record, ordered = self._model.records.get(str(self.id)), self._ordered
+        if self._reassigned and record is not None and not self.gone:
             self._carry_out(self.machine.on_assignment(record))
+        if ordered is not None and not self.gone:
+            self._carry_out(self.machine.on_handover_wanted(ordered))
+        self._reassigned, self._ordered = False, None
 
     def hand_over(self, standby: str) -> None:
         """The leader wants a planned promotion."""
+        self._ordered = standby
         if self._step is None:
-            self._carry_out(self.machine.on_handover_wanted(standby))
+            self._told_by_leader()
 
     def close(self, *, well: bool) -> list[Exception]:
         """Release everything; the errors that came up on the way."""
@@ -229,13 +241,13 @@ class ReplicatedExecutor:
             did = True
             if not self._go_on(until):
                 return True
-        while self._inbox:
+        self._told_by_leader()
+        while self._inbox and not self.gone:
             message, sender = self._inbox.popleft()
-            self._heard, self._patience = self._model.around.clock.monotonic(), _PATIENCE
             self._carry_out(self.machine.on_message(message, sender))
             did = True
-            if self.gone:
-                return True
+        if self.gone:
+            return True
         while time.perf_counter_ns() < until:
             step = self._next_position() or self._next_event()
             if step is None:
@@ -263,13 +275,10 @@ class ReplicatedExecutor:
         if self.ends is not None:
             self._confirm_sinks()
             self.ends.keep_promises(machine.protected_through)
-        if machine.outstanding:
-            if now > self._heard + self._patience:
-                self._heard, self._patience = now, min(_LONGEST_PATIENCE, 2 * self._patience)
-                self._model.reconnect(self._partners())
-                self._carry_out(machine.silence())
-        else:
-            self._heard = now
+        silent, cut = self._patience.look(machine.debts(), now)
+        if silent:
+            self._model.reconnect({self._named(*debtor) for debtor in cut})
+            self._carry_out(machine.silence())
         if self._promoted_at is not None and all(o.open or o.gone for o in machine.core.outputs.values()):
             pause, self._promoted_at = now - self._promoted_at, None
             self._model.around.say(Promoted(self._model.name, self.id, self.name, pause))
@@ -382,9 +391,11 @@ class ReplicatedExecutor:
 
     def _ready(self) -> bool:
         outputs = self.machine.core.outputs
-        return self.machine.ready and all(
-            line.bytes < _UNCOMMITTED_BYTES for number, line in outputs.items() if is_sink(number)
-        ) and (self.live is None or self.live.shifting.ready)
+        return (
+            self.machine.ready
+            and all(line.bytes < _UNCOMMITTED_BYTES for number, line in outputs.items() if is_sink(number))
+            and (self.live is None or self.live.shifting.ready)
+        )
 
     def _next_is_data(self, number: int) -> bool:
         line = self.machine.core.inputs[number]
@@ -429,12 +440,11 @@ class ReplicatedExecutor:
             letter = Letter(there.stage, there.index, self.name, message)  # type: ignore[arg-type]
             self._model.post(endpoint, letter)
 
-    def _partners(self) -> set[str]:
-        """Executors and replicas that this one speaks to."""
-        names = {str(self._other_end(Party.PRODUCER, number)) for number in self._shifts.inputs}
-        names |= {str(self._other_end(Party.CONSUMER, number)) for number in self._shifts.outputs}
-        record = self.machine.core.assignment
-        return names | {record.primary, *record.standbys}
+    def _named(self, party: Party, target: int | str) -> str:
+        """The executor or replica that owes an answer; empty for a sink here."""
+        if party is Party.REPLICA or isinstance(target, str):
+            return str(target)
+        return "" if is_sink(target) else str(self._other_end(party, target))
 
     def _other_end(self, party: Party, number: int) -> ExecutorId:
         channel = self._shifts.channel(number)
