@@ -242,7 +242,7 @@ class FakeService:
 
         return await self._perform("update", name, ask, check, apply)
 
-    async def rollback(self, name, to=None, *, ask=ASK):
+    async def rollback(self, name, to=None, *, live=False, ask=ASK):
         await self.model(name)
         versions = {version.generation: version for version in self.history[name][1:]}
         if not versions or (to is not None and to not in versions):

@@ -108,6 +108,9 @@ def rollback(
     to: Annotated[
         int | None, typer.Option("--to", min=1, metavar="GENERATION", help="Default: the version before this one.")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="While it is online. It also calls off a live update that is under way.")
+    ] = False,
     timeout: Timeout = None,
     dry_run: DryRun = False,
     url: Url = DEFAULT_URL,
@@ -116,7 +119,7 @@ def rollback(
 ) -> None:
     """Bring back an earlier version; `penstock model versions` lists them."""
     change = Change(ctx, url, token, json, timeout, dry_run)
-    view = change.run(lambda client, options: client.rollback(name, to, **options))
+    view = change.run(lambda client, options: client.rollback(name, to, live=live, **options))
     change.tell(view, lambda: f"{view['name']} is back" + (f" at {view['version']}" if view["version"] else ""))
 
 

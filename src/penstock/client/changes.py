@@ -116,12 +116,13 @@ def update_model(
 
 
 def rollback(
-    session: Session, name: str, to: int | None = None, **options: Unpack[Options]
+    session: Session, name: str, to: int | None = None, *, live: bool = False, **options: Unpack[Options]
 ) -> Conversation[dict[str, Any]]:
-    """Bring back the version of generation `to`, default: the one before the present one. Raises `NotFound`,
-    `Conflict`, `RolledBack`."""
+    """Bring back the version of generation `to`, default: the one before the present one. `live`: while it is online;
+    that also calls off a live update that is under way. Raises `NotFound`, `Conflict`, `RolledBack`."""
     path = f"/v1/models/{model_path(name)}/rollback"
-    return (yield from _changed(session, "POST", path, {"to": to}, {}, options))
+    body = {"to": to, "live": True} if live else {"to": to}
+    return (yield from _changed(session, "POST", path, body, {}, options))
 
 
 def delete_model(session: Session, name: str, **options: Unpack[Options]) -> Conversation[dict[str, Any] | None]:

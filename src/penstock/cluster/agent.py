@@ -300,10 +300,11 @@ class NodeAgent:
     async def _take_back(self) -> None:
         """Live updates that have failed: the catalogue is to name the version that runs."""
         for name, state in self._view.models.items():
-            failed = state.plan.failed_upgrade if state.plan is not None else None
-            if failed is not None and failed.revision == state.entry.revision:
-                with contextlib.suppress(PenstockError):  # tried again
-                    await self._operations.take_back(name, failed.revision)
+            plan = state.plan
+            if plan is None or plan.failed_upgrade is None or plan.failed_upgrade.revision != state.entry.revision:
+                continue
+            with contextlib.suppress(PenstockError):  # tried again
+                await self._operations.take_back(name, plan)
 
     async def _publish(self) -> None:
         """Publish this node's metrics and read those of the others, each second; keep workers warm and logs short."""
@@ -482,10 +483,10 @@ class NodeAgent:
         self._check_ready()
         return await self._answered(await self._operations.update(name, digest, config, live, ask))
 
-    async def rollback(self, name: str, to: int | None = None, *, ask: Ask = ASK) -> Outcome:
+    async def rollback(self, name: str, to: int | None = None, *, live: bool = False, ask: Ask = ASK) -> Outcome:
         """See `NodeService`."""
         self._check_ready()
-        return await self._answered(await self._operations.rollback(name, to, ask))
+        return await self._answered(await self._operations.rollback(name, to, live, ask))
 
     async def delete_model(self, name: str, *, ask: Ask = ASK) -> Outcome:
         """See `NodeService`."""

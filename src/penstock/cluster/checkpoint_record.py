@@ -16,6 +16,8 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The last complete one; 0: there is none."""
     at: float = 0.0
     """When it became complete, seconds of Redis time."""
+    of: int = 0
+    """The live update whose version it has (`Plan.of`)."""
     seconds: float = 0.0
     """How long it took."""
     pause: float = 0.0

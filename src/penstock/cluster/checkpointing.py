@@ -156,7 +156,7 @@ def ready(state: ModelState) -> bool:
     plan = state.plan
     if plan is None or plan.generation != state.entry.generation:
         return False
-    if plan.upgrade is not None and plan.upgrade.ordered:
+    if plan.upgrade is not None and plan.upgrade.ordered and not plan.upgrade.proved:
         return False  # the last one is the way back
     nodes = {assigned.node for assigned in plan.executors.values()}
     return all(state.connected.get(node, 0) >= plan.revision for node in nodes) and _states(state, plan) <= {
@@ -319,7 +319,7 @@ class _Keeping:
         if number != self._record.number:
             self._record = msgspec.structs.replace(
                 self._record, number=number, at=manifest.get("at", 0.0), seconds=0.0, pause=0.0,
-                bytes=sum(manifest.get("parts", {}).values()),
+                bytes=sum(manifest.get("parts", {}).values()), of=manifest.get("of", 0),
             )  # fmt: skip
         await self._means.records.correct(self._term, self._name, self._record)
         self._noted, self._settled = self._view.now, wanted
@@ -407,7 +407,8 @@ class _Keeping:
             return False
         now = means.clock.monotonic()
         record = CheckpointRecord(
-            generation=self._generation, number=done.number, at=round(self._view.now + now - self._seen_at, 3),
+            generation=self._generation, number=done.number, of=plan.durable_of,
+            at=round(self._view.now + now - self._seen_at, 3),
             seconds=round(now - done.started, 4), bytes=sum(sizes.values()), failed=self._record.failed,
             pause=max((part.info[1] for part in done.parts.values()), default=0.0),
         )  # fmt: skip
@@ -447,7 +448,8 @@ class _Keeping:
             "parts": sizes,
             "model": self._name,
             "generation": self._generation,
-            "digest": plan.digest,
+            "digest": plan.upgrade.digest if plan.upgrade is not None and plan.upgrade.proved else plan.digest,
+            "of": record.of,
             "revision": plan.revision,
             "term": self._term,
             "at": record.at,

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.cluster import upgrading
 from penstock.cluster.bus import Bus
 from penstock.cluster.plan import ModelState, Move, Plan
 from penstock.cluster.service import Conflict, MoveOrder, NotFound, Unavailable
@@ -89,6 +90,8 @@ def _movable(view: View, name: str) -> tuple[ModelState, Plan]:
             f"{name!r} runs with recovery none: its executors have no replicas that could take over elsewhere",
             remedy="bring it online with --recovery passive or active",
         )
+    if upgrading.under_way(state):
+        raise Conflict(f"{name!r} is being updated", remedy="wait for its end: penstock events --follow")
     return state, state.plan
 
 

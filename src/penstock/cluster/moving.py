@@ -28,6 +28,15 @@ def advance(draft: Draft, moves: Mapping[str, Move], run: Mapping[str, RunEntry]
         draft.drop_standby(executor, draft.handovers[executor])  # whoever wanted it does so no longer
 
 
+def give_up(draft: Draft, moves: Mapping[str, Move], why: str) -> None:
+    """None of the moves can be now."""
+    for executor, move in sorted(moves.items()):
+        if executor in draft.records:
+            _give_up(draft, executor, draft.standby_on(executor, move.to), why)
+        else:
+            draft.settle(executor)
+
+
 def _advance(draft: Draft, executor: str, move: Move, run: Mapping[str, RunEntry]) -> None:
     record, model = draft.records[executor], draft.plan.model
     here = draft.node(record.primary)
@@ -58,7 +67,7 @@ def caught(entry: RunEntry | None, standby: str, since: tuple[int, int]) -> bool
 
 def _give_up(draft: Draft, executor: str, target: str, why: str) -> None:
     """The primary may have stopped for the hand-over; it goes on when it hears that the standby is removed."""
-    others = set(draft.records[executor].standbys) - {target}
+    others = draft.records[executor].standbys.keys() - draft.records[executor].foreign - {target}
     if target and (others or draft.handovers.get(executor) == target):
         draft.drop_standby(executor, target)
     draft.settle(executor)

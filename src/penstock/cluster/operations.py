@@ -19,7 +19,7 @@ from penstock.cluster.change_plan import change_plan
 from penstock.cluster.checkpoint_places import REMEDY, kept
 from penstock.cluster.names import DEFAULT_GROUP, full_name
 from penstock.cluster.participation import Participation
-from penstock.cluster.plan import NONE, runs_unprotected, status
+from penstock.cluster.plan import NONE, Plan, runs_unprotected, status
 from penstock.cluster.preparation import Preparation
 from penstock.cluster.service import (
     Ask,
@@ -122,8 +122,9 @@ class Operations:
             outcome = await self._perform(tx, operation, ask, package, topology, entry.generation)
         return await self._when_updated(name, outcome, ask) if live else outcome
 
-    def _check_live(self, entry: Entry) -> None:
-        """Raises `Conflict` for a model that cannot be updated while it is online."""
+    def _check_live(self, entry: Entry, digest: str = "", config: str = "") -> None:
+        """Raises `Conflict` for a model that cannot be updated while it is online. One update at a time; going back to
+        the version that still runs calls it off."""
         if entry.state is not State.ONLINE:
             raise Conflict(
                 f"{entry.name!r} is {entry.state.value}: there is nothing to update live", remedy="leave out --live"
@@ -132,6 +133,19 @@ class Operations:
             raise Conflict(
                 f"{entry.name!r} runs with recovery 'none': there is no second replica that could take over",
                 remedy="bring it online with --recovery passive or active, or update it while it is offline",
+            )
+        state = self._view().models.get(entry.name)
+        plan = None if state is None else state.plan
+        if state is None or plan is None or state.entry.error:
+            problem = "" if state is None else state.entry.error
+            raise Conflict(f"{entry.name!r} does not run{f': {problem}' if problem else ' yet'}")
+        runs = (plan.digest, plan.config)
+        if (digest, decode_config(config or "{}")) == runs and plan.upgrade is not None:
+            return
+        if plan.upgrade is not None or (entry.digest, decode_config(entry.config)) != runs:
+            raise Conflict(
+                f"{entry.name!r} is being updated already",
+                remedy="wait for its end (penstock events --follow), or call it off: penstock model rollback --live",
             )
 
     def _check_shape(self, entry: Entry, topology: Topology) -> None:
@@ -143,13 +157,15 @@ class Operations:
                 remedy="update it while it is offline: keyed state starts empty then",
             )
 
-    async def take_back(self, name: str, revision: int) -> None:
-        """A live update has failed, and the version before it runs: let the catalogue say so. `revision`: of the
-        update; nothing is done when the model has changed since."""
-        entry = self._entry(name)
-        if entry.generation != revision or not entry.history or entry.lock:
+    async def take_back(self, name: str, plan: Plan) -> None:
+        """A live update has failed, and the version before it runs: let the catalogue say so. Nothing is done when the
+        model has changed since."""
+        entry, failed = self._entry(name), plan.failed_upgrade
+        runs = (plan.digest, plan.config)
+        known = [version for version in entry.history if (version.digest, decode_config(version.config)) == runs]
+        if failed is None or entry.generation != failed.revision or entry.lock or not known:
             return
-        version = entry.history[-1]
+        version = known[-1]
         operation = Operation(
             kind=Kind.UPDATE, model=name, digest=version.digest, config=version.config, options=version.options,
             version=version.version, back_to=version.generation, live=True,
@@ -158,11 +174,11 @@ class Operations:
         async with self._preparation.examined(tx, version.digest, version.config) as (package, topology):
             await self._perform(tx, operation, ask, package, topology, entry.generation)
 
-    async def rollback(self, name: str, to: int | None, ask: Ask) -> Outcome:
+    async def rollback(self, name: str, to: int | None, live: bool, ask: Ask) -> Outcome:
         """See `NodeService.rollback`."""
         name = full_name(name)
         if (earlier := await self._repeated(Kind.UPDATE, name, ask)) is not None:
-            return earlier
+            return await self._when_updated(name, earlier, ask) if live else earlier
         entry = self._entry(name)
         if not entry.history:
             raise Conflict(f"{name!r} has no earlier version")
@@ -171,13 +187,18 @@ class Operations:
             known = ", ".join(str(generation) for generation in by_generation)
             raise UsageError(f"{name!r} has no version of generation {to}", remedy=f"there are: {known}")
         version = entry.history[-1] if to is None else by_generation[to]
+        if live:
+            self._check_live(entry, version.digest, version.config)
         operation = Operation(
-            kind=Kind.UPDATE, model=name, digest=version.digest, config=version.config, options=version.options,
-            version=version.version, back_to=version.generation,
+            kind=Kind.UPDATE, model=name, digest=version.digest, config=version.config,
+            options=None if live else version.options, version=version.version, back_to=version.generation, live=live,
         )  # fmt: skip
         tx = _fresh()
         async with self._preparation.examined(tx, version.digest, version.config) as (package, topology):
-            return await self._perform(tx, operation, ask, package, topology, entry.generation)
+            if live:
+                self._check_shape(entry, topology)
+            outcome = await self._perform(tx, operation, ask, package, topology, entry.generation)
+        return await self._when_updated(name, outcome, ask) if live else outcome
 
     async def delete(self, name: str, ask: Ask) -> Outcome:
         """See `NodeService.delete_model`."""

@@ -26,8 +26,9 @@ def load(
     """What a worker needs to load these places of a plan. Reports of workers with replicas double as heartbeat."""
     replicas, upgrade = {}, _upgrade(plan, places)
     if plan.replicated:
+        migrates = upgrade is not None and upgrade.digest != plan.digest
         replicas = {
-            executor_of(name): ReplicaLoad(name, record, plan.version if name in record.foreign else None)
+            executor_of(name): ReplicaLoad(name, record, plan.version if migrates and name in record.foreign else None)
             for name in places
             if (record := plan.records[executor_of(name)])
         }

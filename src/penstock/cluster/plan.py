@@ -92,9 +92,16 @@ class Upgrade(msgspec.Struct, frozen=True, kw_only=True):
     shadowed: float = 0.0
     """When all executors of the new version computed beside the old ones."""
     ordered: bool = False
-    """Executors are being handed over: until the end no durable checkpoint is taken, so that there is a way back."""
+    """Executors are being handed over: until `proved` no durable checkpoint is taken, so that there is a way back."""
     done: float = 0.0
     """When the last executor was handed over."""
+    proved: bool = False
+    """The trial is over. The first durable checkpoint of the new version ends the update: until there is one, the old
+    version is the only one that something could be restored with."""
+    losses: list[float] = []
+    """When shadows were lost although their nodes were not."""
+    trouble: str = ""
+    """Why the latest one was."""
 
 
 class FailedUpgrade(msgspec.Struct, frozen=True):
@@ -164,6 +171,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How often everything was restored from a durable checkpoint."""
     version: str = ""
     """Of the package, for people and for `migrate`."""
+    of: int = 0
+    """The update that brought the version; 0: the model went online with it."""
     upgrade: Upgrade | None = None
     """The version that is taking over."""
     failed_upgrade: FailedUpgrade | None = None
@@ -188,6 +197,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def nodes(self) -> set[str]:
         """The nodes that have a part in it."""
         return {assigned.node for assigned in self.seats.values()}
+
+    @property
+    def durable_of(self) -> int:
+        """The update whose version a durable checkpoint has that is taken under this plan; 0: as `of`."""
+        return self.upgrade.revision if self.upgrade is not None and self.upgrade.proved else self.of
 
     def upgraded(self, seat: Assigned) -> bool:
         """Whether a place is of the version that is taking over."""

@@ -6,6 +6,7 @@ checks its term, and asks again when it next looks. Nothing is remembered betwee
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping
 
 import msgspec
@@ -139,13 +140,19 @@ def _tend(
     state: ModelState, plan: Plan, live: Mapping[str, Lives], term: int, now: float, elsewhere: Elsewhere
 ) -> Decision:
     """The replicas; when these cannot help, everything from the last durable checkpoint."""
+    if upgrading.accepted(state, plan):
+        return upgrading.finished(plan)
     if broken := upgrading.failure(state, plan, now):
         return _take_back(state, plan, broken, live, term, now, elsewhere)
     hopeless = next((error for name in plan.replicas if (error := _replica_error(state, plan, name))), "")
     if hopeless:
         return GiveUp(hopeless)
     decision = tend(state, plan, live, term, now, elsewhere)
-    return _restore(state, plan, decision, live, term, now, elsewhere) if isinstance(decision, Fallen) else decision
+    if not isinstance(decision, Fallen):
+        return decision
+    if upgrading.blamed(plan, decision.blamed):  # whatever killed it: the version before is the safe one
+        return _take_back(state, plan, decision.reason, live, term, now, elsewhere)
+    return _restore(state, plan, decision, live, term, now, elsewhere)
 
 
 def _take_back(
@@ -157,7 +164,11 @@ def _take_back(
         upgrading.give_up(draft, why)
         return WritePlan(draft.finished(), told=tuple(draft.told))
     fallen = Fallen(tuple(plan.executors), f"the version that had just taken over failed: {why}", ())
-    return _restore(state, upgrading.reverted(plan, why), fallen, live, term, now, elsewhere)
+    decision = _restore(state, upgrading.reverted(plan, why), fallen, live, term, now, elsewhere)
+    if isinstance(decision, WritePlan):
+        told = (upgrading.told_reverted(plan, why), *decision.told)
+        return dataclasses.replace(decision, told=told)
+    return decision
 
 
 def _replica_error(state: ModelState, plan: Plan, name: str) -> str:
@@ -188,6 +199,11 @@ def _restore(
             f"executors {which} have lost their state ({fallen.reason}): no standby could take over, and no durable "
             "checkpoint was complete from which everything could be restored. Take the model offline and bring it "
             "online again: it starts empty then"
+        )
+    if state.durable is not None and state.durable.of != plan.of:
+        return GiveUp(
+            f"executors {which} have lost their state ({fallen.reason}), and the last durable checkpoint is of another "
+            "version of the model. Take it offline and bring it online again: it starts empty then"
         )
     if fallen.blamed:
         verdict = _failed_again(recent, now, fallen.reason)

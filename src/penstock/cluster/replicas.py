@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
@@ -49,8 +48,6 @@ class Draft:
         self.promotions = plan.promotions
         self.upgrade = plan.upgrade
         self.failed_upgrade = plan.failed_upgrade
-        self._version: dict[str, Any] = {}
-        """What the plan says of the version, when that changes."""
         self.urgent = False
         """Primaries have to hear of it at once."""
         self._changed = False
@@ -67,8 +64,9 @@ class Draft:
         return self.replicas[replica].node
 
     def standby_on(self, executor: str, node: str) -> str:
-        """The standby of an executor on a node; empty when there is none."""
-        return next((name for name in sorted(self.records[executor].standbys) if self.node(name) == node), "")
+        """The standby of an executor on a node, of the version that it has; empty when there is none."""
+        own = self.records[executor].standbys.keys() - self.records[executor].foreign
+        return next((name for name in sorted(own) if self.node(name) == node), "")
 
     def roomiest(self, executor: str) -> str:
         """The node for another replica of an executor: none that has one already, rather not one where standbys of it
@@ -101,15 +99,6 @@ class Draft:
         )
         self._changed = True
         return self.upgrade
-
-    def finish_upgrade(self) -> None:
-        """The new version is the plan's."""
-        assert self.upgrade is not None
-        self._version = {
-            "digest": self.upgrade.digest, "config": self.upgrade.config, "version": self.upgrade.version,
-        }  # fmt: skip
-        self.upgrade = None
-        self._changed = True
 
     def end_upgrade(self, failed: FailedUpgrade) -> None:
         """It could not take over."""
@@ -147,10 +136,18 @@ class Draft:
 
     def lose_standby(self, executor: str, name: str) -> None:
         """As `drop_standby`, because it is gone. If its node is still there, the next one has to wait a little."""
-        seat = self.replicas[name]
-        if lives(seat.node, seat.incarnation, self.live):
+        seat, shadow = self.replicas[name], name in self.records[executor].foreign
+        if lives(seat.node, seat.incarnation, self.live) and not shadow:
             self.setbacks.setdefault(executor, []).append((self.now, seat.node))
         self.drop_standby(executor, name)
+
+    def lost_shadow(self, name: str, why: str) -> None:
+        """A shadow is about to be lost; those that go at one moment count once. Its node's loss says nothing of it."""
+        seat, upgrade = self.replicas[name], self.upgrade
+        if upgrade is None or not lives(seat.node, seat.incarnation, self.live):
+            return
+        losses = upgrade.losses if upgrade.losses[-1:] == [self.now] else [*upgrade.losses, self.now]
+        self.upgrade = msgspec.structs.replace(upgrade, losses=losses, trouble=why)
 
     def protect(self, executor: str, name: str, reported: tuple[int, int]) -> bool:
         """Its primary says that it is complete."""
@@ -219,7 +216,6 @@ class Draft:
             upgrade=self.upgrade,
             failed_upgrade=self.failed_upgrade,
             at_once=revision if self.urgent else self.plan.at_once,
-            **self._version,
         )
 
 

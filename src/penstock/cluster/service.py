@@ -483,8 +483,8 @@ class NodeService(Protocol):
         """Give it another package, another configuration, or both. `live`: while it is online, keeping its state."""
         ...
 
-    async def rollback(self, name: str, to: int | None = None, *, ask: Ask = ASK) -> Outcome:
-        """Bring back the version of generation `to`, default: the one before the present one."""
+    async def rollback(self, name: str, to: int | None = None, *, live: bool = False, ask: Ask = ASK) -> Outcome:
+        """Bring back the version of generation `to`, default: the one before the present one. `live`: as an update."""
         ...
 
     async def delete_model(self, name: str, *, ask: Ask = ASK) -> Outcome:

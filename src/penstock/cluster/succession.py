@@ -66,6 +66,8 @@ def tend(
     later = list(upgrading.advance(draft, state, unwell))
     if draft.upgrade is None:
         moving.advance(draft, state.moves, state.run, unwell)
+    else:
+        moving.give_up(draft, state.moves, "the model is being updated")
     later += _protect(draft, state.moves)
     if draft.changed:
         return WritePlan(draft.finished(), told=told_of(draft, plan.records), settled=tuple(draft.settled))
@@ -115,9 +117,14 @@ def _bury(draft: Draft, executor: str, health: Mapping[str, Health], run: Mappin
         how = health[name]
         if how is Health.GONE or (how is Health.SILENT and primary in (Health.WELL, Health.STARTING)):
             where = draft.node(name)
+            what, why = "the standby", _reason(name, where, run, how)
+            if name in record.foreign:
+                draft.lost_shadow(name, why)
+                what = "the new version"
             draft.lose_standby(executor, name)
-            text = f"the standby of {executor} of {draft.plan.model} on node {where} is lost: "
-            draft.say("standby.lost", text + _reason(name, where, run, how), "warning")
+            draft.say(
+                "standby.lost", f"{what} of {executor} of {draft.plan.model} on node {where} is lost: {why}", "warning"
+            )
 
 
 def _succeeded(draft: Draft, executor: str, health: Mapping[str, Health], run: Mapping[str, RunEntry]) -> bool:

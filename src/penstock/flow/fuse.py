@@ -76,4 +76,5 @@ def topology(graph: Graph) -> Topology:
         push_sources=tuple(step.name for step in sources if getattr(getattr(step, "source"), "accepts_push", False)),  # noqa: B009
         keyed_steps=tuple(step.name for step in graph.steps.values() if step.keyed_input),
         default_executors=graph.executors,
+        dead_letters=not isinstance(graph.on_error, str),
     )

@@ -106,6 +106,8 @@ class Topology(msgspec.Struct, frozen=True):
     keyed_steps: tuple[str, ...] = ()
     """Steps whose state can be looked up by key."""
     default_executors: int = 1
+    dead_letters: bool = False
+    """Whether records that fail go to a sink of their own."""
 
     def stage_of(self, step: str) -> StageShape:
         """The stage that runs `step`. Raises `FlowError` when there is no such step."""

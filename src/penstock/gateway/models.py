@@ -43,6 +43,7 @@ class Rollback(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     to: int | None = Field(None, ge=1, description="Its generation; default: the version before the present one.")
+    live: bool = Field(False, description="While it is online, keeping its state.")
 
 
 def router(service: NodeService, settings: GatewaySettings) -> APIRouter:
@@ -155,6 +156,7 @@ def _changes(routes: APIRouter, service: NodeService) -> None:
 
     @routes.post("/{group}/{name}/rollback", summary="Roll back", responses=changing(200, 404))
     async def rollback(group: str, name: str, ask: Asked, body: Rollback | None = None) -> Response:
-        """Bring an earlier version back. 409 while it is online."""
-        to = None if body is None else body.to
-        return told(await service.rollback(f"{group}/{name}", to, ask=ask))
+        """Bring an earlier version back. 409 while it is online, unless `live`, which also calls off a live update that
+        is under way."""
+        wanted = body or Rollback(to=None, live=False)
+        return told(await service.rollback(f"{group}/{name}", wanted.to, live=wanted.live, ask=ask))

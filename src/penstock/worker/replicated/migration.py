@@ -12,16 +12,16 @@ from penstock.worker.model import Model
 
 
 def migrating(model: Model, from_version: str | None) -> Callable[[snapshot.Part], snapshot.Part]:
-    """What turns the state of `from_version` into this version's: the author's `migrate(from_version, state)`, or
-    nothing. `state` is step -> key -> what the step keeps for the key. Steps that this version does not have lose
+    """What turns the state of `from_version` (`None`: of the same package) into this version's: the author's
+    `migrate(from_version, state)`, or nothing. `state` is step -> key -> what the step keeps for the key. Steps that this version does not have lose
     theirs; new ones begin empty."""
 
     def convert(part: snapshot.Part) -> snapshot.Part:
-        if model.migrate is None:
+        if model.migrate is None or from_version is None:
             return part
         state = {name: dict(zip(*map(codec.unpack, trees), strict=True)) for name, trees in part.keyed.items()}
         try:
-            changed: Any = model.migrate(from_version or "", state)
+            changed: Any = model.migrate(from_version, state)
         except Exception as error:
             raise StepError("migrate", f"migrate({from_version!r}, state): {type(error).__name__}: {error}") from error
         if not isinstance(changed, dict) or not all(isinstance(keys, dict) for keys in changed.values()):
