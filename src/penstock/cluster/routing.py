@@ -250,6 +250,11 @@ class Questions:
     async def _keys_here(self, question: AskKeys) -> Answer:
         items: list[Any] = []
         more = False
+        plan = self._runner.plan_of(question.model)
+        if plan is not None and plan.replicated:
+            away = [name for name in question.executors if self._runner.worker_of(question.model, name) is None]
+            if away:  # it moves, or is being replaced: a listing without it would be wrong
+                raise NotBegun(f"executors {', '.join(away)} of {question.model} are not running on {self._node} now")
         for worker in self._runner.workers_of(question.model, set(question.executors)):
             message = Listing(0, question.model, question.step, question.limit, question.cursor)
             reply = await self._runner.workers.request(worker, message, question.timeout)

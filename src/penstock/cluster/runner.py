@@ -35,7 +35,7 @@ from penstock.cluster.hosting import (
     StopModel,
 )
 from penstock.cluster.metrics import Metering
-from penstock.cluster.plan import GONE, SILENT, ModelState, Plan, RunEntry, executor_id, executor_of
+from penstock.cluster.plan import GONE, SILENT, ModelState, Plan, Report, RunEntry, executor_id, executor_of
 from penstock.cluster.silence import Silence
 from penstock.cluster.workers import Workers
 from penstock.settings import RunSettings
@@ -435,8 +435,9 @@ class Runner:
 
     def _reported(self, message: Reported) -> None:
         known = self._entries.get((message.model, message.replica))
-        if known is not None and message.report not in known.reports:
-            reports = with_report(known.reports, message.report)
+        report = message.report
+        if known is not None and isinstance(report, Report) and report not in known.reports:
+            reports = with_report(known.reports, report)
             self._say(message.model, message.replica, msgspec.structs.replace(known, reports=reports))
 
     def _released(self, hosted: Hosted, message: Released) -> None:
