@@ -137,12 +137,12 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(nodes: int) -> AsyncIterator[Bench]:
-    """A cluster that is ready, with connections to all its nodes."""
+async def bench(nodes: int, options: tuple[str, ...] = ()) -> AsyncIterator[Bench]:
+    """A cluster that is ready, with connections to all its nodes. `options` of `penstock node`."""
     with tempfile.TemporaryDirectory(prefix="w6-") as scratch:
         # uv's own cache would outlive the run: the wheels are new each time
         os.environ["UV_CACHE_DIR"] = str(Path(scratch) / "uv-cache")
-        async with LocalCluster(nodes, _ports(nodes)) as cluster, contextlib.AsyncExitStack() as stack:
+        async with LocalCluster(nodes, _ports(nodes), options=options) as cluster, contextlib.AsyncExitStack() as stack:
             clients = []
             for node in cluster.nodes:
                 client = httpx.AsyncClient(base_url=node.url, timeout=PATIENCE, trust_env=False)
