@@ -13,11 +13,12 @@ from penstock.worker.model import Model
 
 def migrating(model: Model, from_version: str | None) -> Callable[[snapshot.Part], snapshot.Part]:
     """What turns the state of `from_version` (`None`: of the same package) into this version's: the author's
-    `migrate(from_version, state)`, or nothing. `state` is step -> key -> what the step keeps for the key. Steps that this version does not have lose
+    `migrate(from_version, state)`, or nothing. `state` is step -> key -> what the step keeps for the key, for the keyed
+    steps of one executor; it is not called for executors without any. Steps that this version does not have lose
     theirs; new ones begin empty."""
 
     def convert(part: snapshot.Part) -> snapshot.Part:
-        if model.migrate is None or from_version is None:
+        if model.migrate is None or from_version is None or not part.keyed:
             return part
         state = {name: dict(zip(*map(codec.unpack, trees), strict=True)) for name, trees in part.keyed.items()}
         try:
