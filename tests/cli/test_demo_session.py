@@ -32,6 +32,8 @@ class Cluster:
         self.counts: Counter[str] = Counter()
         self.lose, self.broken_lookups = lose, broken_lookups
         self.online: dict | None = None
+        self.status = "online"
+        self.killed: list[int] = []
         self.package = b""
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -42,6 +44,11 @@ class Cluster:
         if path == "/v1/models":
             self.package = request.content
             return httpx.Response(201, json={"name": "default/anomaly"})
+        if path == "/v1/models/default/anomaly":
+            executor = {"steps": ["chart"], "pid": 4711, "node": "n1", "keys": 2}
+            return httpx.Response(
+                200, json={"status": self.status, "promotions": len(self.killed), "executors": [executor]}
+            )
         if path.endswith("/online"):
             self.online = json.loads(request.content)
             return httpx.Response(200, json={"name": "default/anomaly", "status": "online"})
@@ -95,15 +102,19 @@ def test_every_reading_is_pushed_and_counted(connect) -> None:
     cluster = Cluster()
     connect(cluster)
     phases: list[str] = []
-    session = Session(URL, FLOW, [series("a", 50), series("b", 7)], 0.3)
+    session = Session(URL, FLOW, [series("a", 50), series("b", 7)], 0.3, kill=cluster.killed.append)
     done = run(session, changed=lambda snapshot: phases.append(snapshot.phase))
     assert done.phase == phases[-1] == "finished"
     assert (done.pushed, done.counted, done.exact) == (57, 57, True)
     assert cluster.counts == {"a": 50, "b": 7}
-    assert cluster.online == {"config": {"input": "push"}, "executors": 1, "recovery": None}
+    assert cluster.online == {"config": {"input": "push"}, "executors": 1, "recovery": "passive"}
     assert cluster.package.startswith(b"PK")
     assert "POST /v1/streams/default/anomaly/readings" in cluster.calls
+    assert cluster.killed == [4711], "one worker is killed on the way"
+    assert done.strike is not None
+    assert "standbys took over" in done.strike.text
     summary = done.summary()
+    assert summary["killed"]["worker"] == 4711
     assert summary["records"] == {"pushed": 57, "counted": 57, "exact": True}
     assert summary["windows"] == {"labelled": 2, "hit": 2, "missed": 0}
     assert summary["nodes"] == ["n1"]
@@ -111,14 +122,14 @@ def test_every_reading_is_pushed_and_counted(connect) -> None:
 
 def test_readings_that_the_cluster_lost_are_told(connect) -> None:
     connect(Cluster(lose=3))
-    done = run(Session(URL, FLOW, [series("a", 20)], 0.1))
+    done = run(Session(URL, FLOW, [series("a", 20)], 0.1, kill=lambda pid: None))
     assert (done.pushed, done.counted, done.exact) == (20, 17, False)
     assert demo_session.unfinished(done) is not None
 
 
 def test_a_look_up_that_fails_is_tried_again(connect) -> None:
     connect(Cluster(broken_lookups=2))
-    done = run(Session(URL, FLOW, [series("a", 20)], 0.1))
+    done = run(Session(URL, FLOW, [series("a", 20)], 0.1, kill=lambda pid: None))
     assert done.waits == 2
     assert done.exact
 
@@ -127,7 +138,7 @@ def test_a_sensor_that_somebody_else_pushes_is_left_alone(connect) -> None:
     cluster = Cluster()
     connect(cluster)
     cluster.push(b'{"sensor": "mine", "timestamp": "2024-01-01 00:00:00", "value": 1}')
-    done = run(Session(URL, FLOW, [series("a", 20)], 0.1))
+    done = run(Session(URL, FLOW, [series("a", 20)], 0.1, kill=lambda pid: None))
     assert (done.pushed, done.counted, done.exact) == (20, 20, True)
 
 
@@ -139,7 +150,7 @@ def test_stopping_half_way_still_counts_what_was_pushed(connect) -> None:
         if snapshot.counted > 10:
             stop.set()
 
-    done = run(Session(URL, FLOW, [series("a", 1000)], 5.0), stop, changed)
+    done = run(Session(URL, FLOW, [series("a", 1000)], 5.0, kill=lambda pid: None), stop, changed)
     assert done.phase == "interrupted"
     assert 10 < done.pushed < 1000
     assert done.exact
@@ -154,4 +165,13 @@ def test_a_model_that_cannot_go_online_ends_the_demo(connect) -> None:
 
     connect(Refusing())
     with pytest.raises(ClientError, match="no module named anomaly"):
-        run(Session(URL, FLOW, [series("a", 10)], 0.1))
+        run(Session(URL, FLOW, [series("a", 10)], 0.1, kill=lambda pid: None))
+
+
+def test_nothing_is_killed_while_somebody_has_no_standby(connect) -> None:
+    cluster = Cluster()
+    cluster.status = "degraded"
+    connect(cluster)
+    done = run(Session(URL, FLOW, [series("a", 20)], 0.1, kill=cluster.killed.append))
+    assert (done.strike, cluster.killed) == (None, [])
+    assert done.exact

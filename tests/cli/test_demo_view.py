@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from penstock.cli.demo_replay import Series
-from penstock.cli.demo_session import Sensor, Snapshot, unfinished
+from penstock.cli.demo_session import Sensor, Snapshot, Strike, unfinished
 from penstock.cli.demo_view import LiveView, PlainView, closing, screen, sparkline, timeline
 from penstock.errors import PenstockError
 
@@ -35,7 +35,8 @@ def drawn(what, width: int = 100) -> str:
 
 
 def test_the_screen_fits_a_terminal_of_100_by_30(monkeypatch) -> None:
-    shown = snapshot(phase="replaying", elapsed=20.0, rate=1234.0)
+    strike = Strike(123456, "node-2", 20.0, back=0.5)
+    shown = snapshot(phase="replaying", elapsed=20.0, rate=1234.0, strike=strike)
     shown.sensors = shown.sensors * 7
     shown.sensors[0].value = 39_197.0
     shown.sensors[0].history.extend(range(40))

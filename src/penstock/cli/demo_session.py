@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +30,8 @@ LOOK_EVERY = 0.3
 """Seconds between two look-ups of all sensors."""
 SETTLE = 15.0
 """Seconds that the last readings may take to be counted."""
+STRIKE_AT = 0.4
+"""Share of the replay after which a worker is killed."""
 HISTORY = 22
 """Values kept per sensor for its sparkline."""
 
@@ -62,6 +66,26 @@ class Sensor:
 
 
 @dataclass
+class Strike:
+    """The worker that was killed with SIGKILL, to show what becomes of the count."""
+
+    pid: int
+    node: str
+    at: float
+    """Seconds after the start."""
+    back: float | None = None
+    """Seconds after which a standby was seen to have taken over; `None`: not yet."""
+
+    @property
+    def text(self) -> str:
+        """A line for people."""
+        what = f"kill -9 of worker {self.pid} on {self.node} at {self.at:.0f} s"
+        if self.back is None:
+            return f"{what}: its standbys take over"
+        return f"{what}: standbys took over in {self.back:.1f} s"
+
+
+@dataclass
 class Snapshot:
     """Everything that a view may show."""
 
@@ -78,6 +102,7 @@ class Snapshot:
     nodes: list[dict[str, Any]] = field(default_factory=list)
     waits: int = 0
     """Look-ups that failed and were tried again."""
+    strike: Strike | None = None
 
     @property
     def pushed(self) -> int:
@@ -102,6 +127,14 @@ class Snapshot:
             "seconds": round(self.elapsed, 1),
             "url": self.url,
             "nodes": [node["id"] for node in self.nodes],
+            "killed": None
+            if self.strike is None
+            else {
+                "worker": self.strike.pid,
+                "node": self.strike.node,
+                "second": round(self.strike.at, 1),
+                "taken_over_after": self.strike.back,
+            },
             "records": {"pushed": self.pushed, "counted": self.counted, "exact": self.exact},
             "windows": {
                 "labelled": sum(len(verdict.windows) for verdict in verdicts),
@@ -128,10 +161,19 @@ class Snapshot:
         }
 
 
-class Session:
-    """One run of the demo against a running cluster."""
+def kill_process(pid: int) -> None:
+    """As `kill -9` does. A process that is gone already is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
-    def __init__(self, url: str, flow: Path, series: list[Series], seconds: float) -> None:
+
+class Session:
+    """One run of the demo against a running cluster. `kill` kills a worker's process."""
+
+    def __init__(
+        self, url: str, flow: Path, series: list[Series], seconds: float, kill: Callable[[int], None] = kill_process
+    ) -> None:
+        self._kill, self._promotions, self._struck = kill, 0, 0.0
         self._flow, self._replay = flow, Replay(series, seconds)
         self.snapshot = Snapshot(url, seconds, self._replay.total, [Sensor(one) for one in series])
         self._sensors = {sensor.series.name: sensor for sensor in self.snapshot.sensors}
@@ -159,13 +201,16 @@ class Session:
     async def _online(self, client: AsyncClient) -> None:
         self.snapshot.nodes = await client.nodes()
         await client.add_model(str(self._flow), name=MODEL)
-        # One executor per step on every node, so that the sensors' state is spread over all of them.
-        await client.online(MODEL, config={"input": "push"}, executors=len(self.snapshot.nodes))
+        # One executor per step on every node, so that the sensors' state is spread over all of them; and each with a
+        # standby on another node, so that a worker may die.
+        await client.online(MODEL, config={"input": "push"}, executors=len(self.snapshot.nodes), recovery="passive")
 
     async def _push_all(self, client: AsyncClient, stop: asyncio.Event) -> None:
         start = time.monotonic()
         while not stop.is_set() and not self._replay.done:
             self.snapshot.elapsed = time.monotonic() - start
+            if self.snapshot.strike is None and self.snapshot.elapsed > STRIKE_AT * self.snapshot.seconds:
+                await self._strike(client)
             readings = self._replay.due(self.snapshot.elapsed)
             if readings:
                 await client.push(f"{MODEL}/{SOURCE}", readings, ordered=True)  # a score depends on what was before
@@ -173,6 +218,23 @@ class Session:
                     self._sensors[reading["sensor"]].pushed += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), PUSH_EVERY)
+
+    async def _strike(self, client: AsyncClient) -> None:
+        """Kill the worker that has most of the sensors' state, once every executor has a standby to take over."""
+        model = await client.model(MODEL)
+        able = [e for e in model["executors"] if STEP in e["steps"] and e["pid"]]
+        if model["status"] != "online" or not able:
+            return
+        chosen = max(able, key=lambda executor: executor["keys"])
+        self._promotions = model["promotions"]
+        self.snapshot.strike = Strike(chosen["pid"], chosen["node"], self.snapshot.elapsed)
+        self._struck = time.monotonic()
+        self._kill(chosen["pid"])
+
+    async def _see_promotion(self, client: AsyncClient, strike: Strike) -> None:
+        model = await client.model(MODEL)
+        if model["promotions"] > self._promotions:
+            strike.back = time.monotonic() - self._struck
 
     async def _look_on(self, client: AsyncClient, changed: Callable[[Snapshot], None]) -> None:
         """Look again and again. A look-up that fails, as while a worker is restarted, is only counted."""
@@ -191,6 +253,9 @@ class Session:
             if sensor is not None:  # somebody may have pushed readings of a sensor of their own
                 sensor.learn(item["value"])
         self.snapshot.nodes = await client.nodes()
+        strike = self.snapshot.strike
+        if strike is not None and strike.back is None:
+            await self._see_promotion(client, strike)
         now = time.monotonic()
         self._seen.append((now, self.snapshot.counted))
         while now - self._seen[0][0] > 2.0:
@@ -211,5 +276,5 @@ def unfinished(snapshot: Snapshot) -> PenstockError | None:
         return None
     return PenstockError(
         f"{snapshot.pushed:,} readings were acknowledged, but {snapshot.counted:,} are counted",
-        remedy="with recovery `none` the readings in flight are lost when a worker dies; `penstock events` tells",
+        remedy="`penstock events` tells what happened meanwhile",
     )

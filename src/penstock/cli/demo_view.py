@@ -49,6 +49,7 @@ class PlainView:
     def __init__(self, console: Console, every: float = 5.0) -> None:
         self._console, self._every, self._next = console, every, 0.0
         self._said = ""
+        self._told: set[str] = set()
         self.shown = False
 
     def __enter__(self) -> PlainView:
@@ -62,12 +63,19 @@ class PlainView:
             self._said = text
             self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.say(text)
+
     def show(self, snapshot: Snapshot) -> None:
         if not self.shown:
             self.shown = True
             self.say(f"{len(snapshot.nodes)} nodes, the API is at {snapshot.url}; while this runs:")
             for line in commands(snapshot):
                 self.say(f"  {line}")
+        if snapshot.strike is not None:
+            self._tell_once(snapshot.strike.text)
         if snapshot.elapsed < self._next and snapshot.phase == "replaying":
             return
         self._next = snapshot.elapsed + self._every
@@ -145,7 +153,8 @@ def _nodes(snapshot: Snapshot) -> RenderableType:
             f"{int(node.get('rss', 0)) / 2**20:.0f} MB",
             Text("leader", style="green") if node.get("leader") else Text(""),
         )
-    return Panel(table, title="[dim]nodes[/]", title_align="left", border_style="dim", padding=(0, 1))
+    struck = "" if snapshot.strike is None else f"   [red]{snapshot.strike.text}[/]"
+    return Panel(table, title=f"[dim]nodes[/]{struck}", title_align="left", border_style="dim", padding=(0, 1))
 
 
 def _sensors(snapshot: Snapshot) -> RenderableType:
@@ -282,4 +291,5 @@ def closing(snapshot: Snapshot) -> RenderableType:
         if snapshot.exact
         else f"[red]not exact:[/] {snapshot.pushed:,} readings pushed, {snapshot.counted:,} counted in keyed state"
     )
-    return Group(table, Text(""), Text.from_markup(verdict_line))
+    struck = [] if snapshot.strike is None else [Text(snapshot.strike.text)]
+    return Group(table, Text(""), *struck, Text.from_markup(verdict_line))
