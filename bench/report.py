@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import report_w6
+from bench import report_w6, w5
 from bench.contestants import W1, W3, Contestant, Figures
 from bench.environments import version_of
+from bench.w5 import Recovered
 from bench.w6 import Managed
 
 PENSTOCK, LIMIT, BYTEWAX = "Penstock", "limit: 2 processes by hand", "Bytewax"
@@ -34,6 +35,7 @@ class Results:
     empty: list[Figures] = field(default_factory=list)
     overload: list[Figures] = field(default_factory=list)
     managed: Managed = field(default_factory=Managed)
+    recovered: Recovered = field(default_factory=Recovered)
     took: float = 0.0
 
     def sizes(self) -> list[int]:
@@ -49,6 +51,7 @@ class Results:
         return {
             "figures": [[workload, name, figures] for (workload, name), figures in self.figures.items()],
             "overload": self.overload,
+            "w5": self.recovered.for_plots(),
             "w6": self.managed.for_plots(),
         }
 
@@ -131,7 +134,7 @@ def targets(results: Results) -> Table:
     if results.empty:
         weight = max(each["largest"] for each in results.empty)
         row("memory: a worker with an empty state under 120 MB", weight, f"{weight:.0f} MB", weight < 120)
-    for text, most, took in report_w6.targets(results.managed):
+    for text, most, took in (*w5.targets(results.recovered), *report_w6.targets(results.managed)):
         row(f"{text}, at most {most:,.0f} ms", took, f"{took:.0f} ms", took <= most)
     return rows
 
@@ -169,7 +172,31 @@ def _sections(results: Results) -> list[tuple[str, str, Table, list[str]]]:
             list(dict.fromkeys(missing_w3)),
         ),
         ("Memory", "Resident memory of the worker processes, by `/proc`.", memory_table(results), []),
+        *_recovery_sections(results),
         *_managed_sections(results),
+    ]
+
+
+def _recovery_sections(results: Results) -> list[tuple[str, str, Table, list[str]]]:
+    recovered = results.recovered
+    return [
+        (
+            "W5: kill -9 in each recovery class",
+            "Three real node processes, 2,000 records/s through a source, a keyed step that numbers each key's records "
+            "and a sink. The worker of the keyed step's primary is killed with SIGKILL at a random moment, when every "
+            "executor is protected again. The gap is the longest silence at the sink around a kill; lost and repeated "
+            "are counted from the numbers, which must be 1, 2, 3 … for each key. **Nodes, workers, standbys and Valkey "
+            "share the same two cores.** With `none` keys begin anew, which shows as repeats.",
+            w5.kills_table(recovered),
+            recovered.problems,
+        ),
+        (
+            "W5 cost: the classes at full speed",
+            "Word count over two nodes, all cores busy: what a standby computes or keeps is taken from the same two "
+            "cores that the primaries use. With cores to spare the cost is what the primary does for its standby.",
+            w5.rates_table(recovered),
+            [],
+        ),
     ]
 
 
@@ -247,24 +274,42 @@ def _machine(results: Results) -> Table:
     ]
 
 
+def _written_before(path: Path) -> dict[str, str]:
+    """The sections of RESULTS.md as it is, by title; what stands before them is under the empty one."""
+    if not path.exists():
+        return {}
+    first, *sections = path.read_text("utf-8").split("\n## ")
+    return {"": first, **{section.split("\n", 1)[0]: f"## {section.strip()}" for section in sections}}
+
+
+def _other_targets(before: dict[str, str], reached: Table) -> Table:
+    """Rows of the table of targets that were not measured this time."""
+    known = {row[0] for row in reached}
+    lines = [line for line in before.get("", "").splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[1:]]
+    return [row for row in rows if row[0] not in known and len(row) == len(reached[0]) and not row[0].startswith("---")]
+
+
 def write_results(results: Results, directory: Path) -> Path:
-    """Write RESULTS.md; its path."""
+    """Write RESULTS.md; its path. What was not measured this time keeps its section, its plots and its targets."""
+    path = directory / "RESULTS.md"
+    before = _written_before(path)
     parts = [
         "# Benchmark results",
         "Written by `make bench`. All contestants ran side by side on the same two cores, in turn, several times; "
         "figures are medians. Compare the ratios: absolute figures belong to one machine on one day. What is compared, "
         "and why, is said in the scripts: `bench/limit.py`, `bench/peers/`, `bench/penstock_*.py`.",
-        _markdown(targets(results)),
+        _markdown([*(reached := targets(results)), *_other_targets(before, reached)]),
     ]
     plots = {"W1": "w1.png", "W3": "w3.png", "Memory": "overload.png", "W6": "w6.png", "W6 cycles": "cycles.png"}
     for title, text, table, missing in _sections(results):
         if len(table) == 1:
+            parts += [before[title]] if title in before else []
             continue
         parts += [f"## {title}", text, _markdown(table), *(f"- {line}" for line in missing)]
         image = plots.get(title.split(":")[0])
         if image is not None and (directory / "plots" / image).exists():
             parts.append(f"![{title}](plots/{image})")
     parts += ["## Machine and versions", _markdown(_machine(results))]
-    path = directory / "RESULTS.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path

@@ -3,7 +3,10 @@
     make bench                                  everything, about twenty minutes
     make bench ARGS="--only w1 --repeat 5"      one workload
     make bench ARGS="--skip spark,flink"        without some peers
+    make bench ARGS="--only w5 --kills 30"      kill -9 in each recovery class
     make bench ARGS="--only w6 --cycles 1000"   operations on models, and a long look for leaks
+
+What is not run keeps its section in bench/RESULTS.md.
 
 A peer that cannot be installed or started is named with the reason, and the rest goes on.
 """
@@ -19,7 +22,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from bench import contestants, w6
+from bench import contestants, w5, w6
 from bench.contestants import W1, W3, Contestant, Figures
 from bench.data import DATA
 from bench.environments import HERE, Unavailable, python_of
@@ -27,19 +30,20 @@ from bench.race import two_cores
 from bench.report import Results, console_table, write_results
 
 RATES = (1_000, 10_000, 100_000)
-WORKLOADS = ("w1", "w3", "memory", "w6")
+WORKLOADS = ("w1", "w3", "memory", "w5", "w6")
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make bench", description="Run the benchmarks side by side.")
-    parser.add_argument("--only", default=",".join(WORKLOADS), help="workloads: w1,w3,memory,w6")
+    parser.add_argument("--only", default=",".join(WORKLOADS), help="workloads: w1,w3,memory,w5,w6")
     parser.add_argument("--repeat", type=int, default=3, help="rounds; every figure is the median of them")
     parser.add_argument("--words", type=int, default=4_000_000, help="words of W1")
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="length of one W3 run; the first third is not counted"
     )
     parser.add_argument("--overload", type=float, default=30.0, help="seconds of the overload run")
+    parser.add_argument("--kills", type=int, default=10, help="W5: kills of each class in one round")
     parser.add_argument("--nodes", default=",".join(map(str, w6.NODES)), help="W6: sizes of the clusters")
     parser.add_argument("--models", type=int, default=2, help="W6: models in one round of a cluster")
     parser.add_argument("--cycles", type=int, default=100, help="W6: cycles of online and offline on one node")
@@ -110,6 +114,8 @@ def measure(options: argparse.Namespace) -> Results:
                         lambda c=contestant, r=rate: contestants.latency(c, r, options.seconds, install),
                     )
             results.round_trips.append(contestants.round_trip())
+        if "w5" in only:
+            w5.one_round(results.recovered, options.kills)
         if "w6" in only:
             w6.one_round(results.managed, results.sizes(), options.models)
     results.figures, results.problems = rounds.medians(), rounds.problems
