@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from tests.worker.replicated.links import Link
 
 from penstock.cluster.launcher.process import ProcessLauncher, ProcessWorker
 from penstock.cluster.launcher.protocol import WorkerSpec
@@ -88,12 +89,16 @@ class Leader:
         replication: Replication | None = None,
         checkpoint_url: str | None = None,
         restore: int | None = None,
+        links: bool = False,
     ) -> None:
         self.target, self.counts, self.plan, self.mode = target, counts, plan, mode
         self.settings = settings or RunSettings(metrics_interval=0.1)
         self.replication = replication or Replication()
         self.checkpoint_url = checkpoint_url
         self.checkpoint = self.restore = restore
+        self.links: list[Link] | None = [] if links else None
+        """With TCP between the workers: the way to each."""
+        self._ways: list[str] = []
         self.workers: list[ProcessWorker] = []
         self.alive: list[bool] = []
         self.executors: dict[str, Executor] = {}
@@ -149,6 +154,8 @@ class Leader:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGCONT)
         await asyncio.gather(*(worker.stop(1.0) for worker in self.workers))
+        for link in self.links or ():
+            await link.stop()
         import shutil
 
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -156,11 +163,16 @@ class Leader:
             assert not self.failures, self.failures[0].trace or self.failures[0].error
 
     async def launch(self) -> int:
-        spec = WorkerSpec(name=f"w{len(self.workers)}", python=sys.executable, data_dir=self.directory)
+        bind = None if self.links is None else "127.0.0.1"
+        spec = WorkerSpec(name=f"w{len(self.workers)}", python=sys.executable, data_dir=self.directory, bind=bind)
         worker = await ProcessLauncher().start(spec, 30.0)
         index = len(self.workers)
         self.workers.append(worker)
         self.alive.append(True)
+        if self.links is not None:
+            link = Link("127.0.0.1", int(worker.endpoint.rpartition(":")[2]), seed=index)
+            self.links.append(link)
+            self._ways.append(await link.start())
         self._tasks.append(asyncio.create_task(self._listen(index, worker)))
         return index
 
@@ -196,9 +208,12 @@ class Leader:
         for name, executor in self.executors.items():
             records[name] = executor.record
             for seat in executor.seats.values():
-                replicas[seat.name] = self.workers[seat.worker].endpoint
+                replicas[seat.name] = self.endpoint(seat.worker)
             endpoints[name] = replicas.get(executor.record.primary, "")
-        message = Connect(MODEL, endpoints, {}, records=records, replicas=replicas, checkpoint=self.checkpoint)
+        keys = {self.endpoint(i): w.server_key for i, w in enumerate(self.workers) if w.server_key and self.alive[i]}
+        message = Connect(
+            MODEL, endpoints, {}, server_keys=keys, records=records, replicas=replicas, checkpoint=self.checkpoint
+        )
         message.routings, message.members = self.routings, self.members()
         for index, worker in enumerate(self.workers):
             if self.alive[index]:
@@ -283,6 +298,10 @@ class Leader:
 
     def resume(self, worker: int) -> None:
         os.kill(self.workers[worker].pid, signal.SIGCONT)
+
+    def endpoint(self, worker: int) -> str:
+        """Where others reach a worker."""
+        return self._ways[worker] if self._ways else self.workers[worker].endpoint
 
     def worker_of(self, name: str) -> int:
         executor = self.executors[name]
