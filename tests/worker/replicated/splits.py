@@ -26,6 +26,8 @@ class Splitter(Leader):
         self.hold: Callable[[Routing], bool] = lambda record: False
         self.waiting: dict[int, Routing] = {}
         self.history: list[Phase | None] = []
+        self.on_write: Callable[[Routing], None] = lambda record: None
+        """Called when a record was changed and the workers have been told."""
 
     # ---- what a real leader does ------------------------------------------------------------------------------------
 
@@ -39,8 +41,7 @@ class Splitter(Leader):
             if stage in (edge.source_stage, edge.target_stage):
                 near |= {edge.source_stage, edge.target_stage}
         members = {f"{stage}.{index}" for index in range(300)}
-        neighbours = {name for name in self.executors if int(name.partition(".")[0]) in near} - members
-        return neighbours
+        return {name for name in self.executors if int(name.partition(".")[0]) in near} - members
 
     async def split(self, stage: int, giver: int, groups: Iterable[int], standby: bool = True) -> str:
         """Begin to split; the newcomer's name."""
@@ -126,6 +127,7 @@ class Splitter(Leader):
         if gone:
             await self.drop(gone)
         await self.connect()
+        self.on_write(new)
 
     async def drop(self, name: str) -> None:
         from tests.worker.replicated.leader import identity

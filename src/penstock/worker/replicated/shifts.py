@@ -1,4 +1,4 @@
-"""One replica's side of shifts of key groups: which channels its machine has, what the leader has said, what is said to it.
+"""One replica's side of shifts of key groups: the channels of its machine, what the leader has said, what it is told.
 
 What a shift does to records and state is in `penstock.worker.replicated.shifting`, as a part of what is replicated.
 """
