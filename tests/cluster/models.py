@@ -40,9 +40,11 @@ async def add(agent: NodeAgent, source: str | Path, name: str | None = None, **a
     return settled(await agent.add_model(await upload(agent, source), name, ask=Ask(**ask)))
 
 
-async def update(agent: NodeAgent, name: str, source: str | Path | None = None, config=None, **ask) -> ModelView:
+async def update(
+    agent: NodeAgent, name: str, source: str | Path | None = None, config=None, live=False, **ask
+) -> ModelView:
     digest = None if source is None else await upload(agent, source)
-    return settled(await agent.update_model(name, digest, config, ask=Ask(**ask)))
+    return settled(await agent.update_model(name, digest, config, live=live, ask=Ask(**ask)))
 
 
 async def online(agent: NodeAgent, name: str, config=None, executors=None, **ask) -> ModelView:

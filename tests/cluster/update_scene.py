@@ -127,5 +127,12 @@ class Update(Case):
         assert self.upgrade.proved
         return self
 
+    def write(self):
+        """Decide, and put the plan in force: every node has to take it for a later one."""
+        before = self.state.plan
+        decision = super().write()
+        assert before is None or before.generation != self.plan.generation or before.latest < self.plan.latest
+        return decision
+
     def fail(self, name, error="KeyError: 'x'"):
         self.say(name, state="failed", error=error, kind="StepError")

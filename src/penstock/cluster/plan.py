@@ -173,6 +173,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Of the package, for people and for `migrate`."""
     of: int = 0
     """The update that brought the version; 0: the model went online with it."""
+    written: Epoch = Epoch()
+    """Term and revision with which it was decided. What a plan leaves out makes it no earlier."""
     upgrade: Upgrade | None = None
     """The version that is taking over."""
     failed_upgrade: FailedUpgrade | None = None
@@ -192,7 +194,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def latest(self) -> Epoch:
         """The latest epoch in it: plans of one generation are ordered by this."""
         records = (Epoch(*record.epoch) for record in self.records.values())
-        return max((*(seat.epoch for seat in self.seats.values()), *records), default=Epoch())
+        return max(self.written, *(seat.epoch for seat in self.seats.values()), *records)
 
     def nodes(self) -> set[str]:
         """The nodes that have a part in it."""

@@ -43,6 +43,22 @@ def decide(
 ) -> Decision:
     """What the leader of `term` does about one model at `now` (Redis seconds). `taken`: numbers of other models.
     `initial`: the strategy that places a model before anything of it was measured."""
+    decision = _decided(state, live, term, now, elsewhere or {}, taken, initial)
+    if isinstance(decision, WritePlan):
+        plan = decision.plan
+        return dataclasses.replace(decision, plan=msgspec.structs.replace(plan, written=Epoch(term, plan.revision)))
+    return decision
+
+
+def _decided(
+    state: ModelState,
+    live: Mapping[str, Lives],
+    term: int,
+    now: float,
+    elsewhere: Elsewhere,
+    taken: Collection[int],
+    initial: str,
+) -> Decision:
     entry, plan = state.entry, state.plan
     if entry.desired == "offline" or entry.error:
         return DropPlan() if plan is not None else _sweep(state, live)
@@ -53,10 +69,10 @@ def decide(
             return DropPlan()
         if any(lives(report.node, report.incarnation, live) for report in state.run.values()):
             return Nothing()  # what is left of an earlier plan is being stopped
-        return _first_plan(state, live, term, now, elsewhere or {}, taken, initial)
+        return _first_plan(state, live, term, now, elsewhere, taken, initial)
     if plan.replicated:
-        return _tend(state, plan, live, term, now, elsewhere or {})
-    return _repair(state, plan, live, term, now, elsewhere or {})
+        return _tend(state, plan, live, term, now, elsewhere)
+    return _repair(state, plan, live, term, now, elsewhere)
 
 
 def _sweep(state: ModelState, live: Mapping[str, Lives]) -> Decision:
