@@ -264,7 +264,7 @@ class FakeService:
 
         return await self._perform("delete", name, ask, check, lambda: self.catalogue.pop(name))
 
-    async def online(self, name, config=None, executors=None, recovery=None, *, ask=ASK):
+    async def online(self, name, config=None, executors=None, recovery=None, *, replication=None, ask=ASK):
         async def check():
             if (await self.model(name)).status == "online":
                 raise Conflict(f"{name!r} is online already")

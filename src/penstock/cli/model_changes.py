@@ -153,6 +153,15 @@ def online(
             "copy (passive) or computes along (active).",
         ),
     ] = None,
+    replication: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--replication",
+            metavar="KEY=VALUE",
+            help="How its standbys are kept up to date: checkpoint_interval (seconds), checkpoint_records, "
+            "checkpoint_bytes, digest_every, handover_lag. Repeatable.",
+        ),
+    ] = None,
     timeout: Timeout = None,
     dry_run: DryRun = False,
     url: Url = DEFAULT_URL,
@@ -162,10 +171,11 @@ def online(
     """Bring a model online; returns when it runs. Keyed state starts empty."""
     given = assignments(settings)
     wanted = None if recovery is None else recovery.value
+    kept = assignments(replication) or None
     change = Change(ctx, url, token, json, timeout, dry_run)
     view = change.run(
         lambda client, options: client.online(
-            name, config=_with(client, name, given), executors=executors, recovery=wanted, **options
+            name, config=_with(client, name, given), executors=executors, recovery=wanted, replication=kept, **options
         )
     )
     change.tell(view, lambda: f"{view['name']} is {view['status']}{_unprotected(view)}")

@@ -139,11 +139,15 @@ def online(
     config: Mapping[str, Any] | None = None,
     executors: int | None = None,
     recovery: str | None = None,
+    replication: Mapping[str, float] | None = None,
     **options: Unpack[Options],
 ) -> Conversation[dict[str, Any]]:
-    """Bring a model online; returns when it runs. `executors` per stage. Raises `NotFound`, `Conflict`, `RolledBack`,
+    """Bring a model online; returns when it runs. `executors` per stage; `replication`: how its standbys are kept up to
+    date, see docs/cluster.md. Raises `NotFound`, `Conflict`, `RolledBack`,
     `Rejected`, and `ClientError` with the author's error when it cannot run."""
     body = {"config": None if config is None else dict(config), "executors": executors, "recovery": recovery}
+    if replication is not None:
+        body["replication"] = dict(replication)
     path = f"/v1/models/{model_path(name)}/online"
     return (yield from _changed(session, "POST", path, body, {}, options, until=STARTING))
 

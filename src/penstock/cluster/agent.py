@@ -500,11 +500,14 @@ class NodeAgent:
         executors: int | None = None,
         recovery: str | None = None,
         *,
+        replication: dict[str, float] | None = None,
         ask: Ask = ASK,
     ) -> Outcome:
         """See `NodeService`."""
         self._check_ready()
-        outcome = await self._answered(await self._operations.online(name, config, executors, recovery, ask))
+        outcome = await self._answered(
+            await self._operations.online(name, config, executors, recovery, replication, ask)
+        )
         if (model := outcome.model) is not None:
             nodes = ", ".join(sorted({executor.node for executor in model.executors}))
             text = f"model {model.name} is {model.status}: {len(model.executors)} executors on {nodes}"

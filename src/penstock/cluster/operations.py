@@ -42,8 +42,9 @@ from penstock.errors import ClusterError, UsageError
 from penstock.flow.graph import Topology
 from penstock.model.manifest import RECOVERIES
 from penstock.model.package import Package
+from penstock.model.replication import replication_of
 from penstock.placement.plan import stage_counts
-from penstock.settings import ClusterSettings
+from penstock.settings import ClusterSettings, Replication
 
 _LONGEST = 3600.0
 """Seconds that a caller may give the nodes to prepare."""
@@ -81,7 +82,7 @@ class Operations:
         async with self._preparation.examined(tx, digest, given) as (package, topology):
             manifest = package.manifest
             wanted = full_name(name or f"{manifest.group or DEFAULT_GROUP}/{manifest.name or topology.flow}")
-            options = _options(manifest.recovery)
+            options = _options(manifest.recovery, replication=replication_of(manifest.replication))
             operation = Operation(
                 kind=Kind.ADD, model=wanted, digest=digest, config=given, version=manifest.version, options=options
             )
@@ -115,7 +116,8 @@ class Operations:
             manifest = package.manifest
             operation = Operation(
                 kind=Kind.UPDATE, model=name, digest=digest, config=given, version=manifest.version, live=live,
-                options=None if live else _options(manifest.recovery),
+                options=None if live
+                else _options(manifest.recovery, replication=replication_of(manifest.replication)),
             )  # fmt: skip
             if live:
                 self._check_shape(entry, topology)
@@ -205,7 +207,13 @@ class Operations:
         return await self._perform(_fresh(), Operation(kind=Kind.DELETE, model=full_name(name)), ask)
 
     async def online(
-        self, name: str, config: dict[str, Any] | None, executors: int | None, recovery: str | None, ask: Ask
+        self,
+        name: str,
+        config: dict[str, Any] | None,
+        executors: int | None,
+        recovery: str | None,
+        replication: Mapping[str, float] | None,
+        ask: Ask,
     ) -> Outcome:
         """See `NodeService.online`."""
         name = full_name(name)
@@ -214,7 +222,8 @@ class Operations:
         if (earlier := await self._repeated(Kind.ONLINE, name, ask, told, options)) is not None:
             return await self._when_running(name, earlier, ask)
         entry = self._entry(name)
-        recovery = recovery or msgspec.json.decode(entry.options, type=Options).recovery
+        before = msgspec.json.decode(entry.options, type=Options)
+        recovery = recovery or before.recovery
         if recovery not in RECOVERIES:
             raise UsageError(
                 f"there is no recovery class {recovery!r}", remedy=f"choose one of {', '.join(RECOVERIES)}"
@@ -225,7 +234,8 @@ class Operations:
         given = entry.config if config is None else _encoded(config)
         topology = await self._preparation.reexamine(entry.digest, given)
         stage_counts(topology, executors)
-        operation = Operation(kind=Kind.ONLINE, model=name, config=given, options=_options(recovery, executors))
+        chosen = replication_of(replication or {}, before.replication)
+        operation = Operation(kind=Kind.ONLINE, model=name, config=given, options=_options(recovery, executors, chosen))
         outcome = await self._perform(_fresh(), operation, ask, None, topology, entry.generation)
         return await self._when_running(name, outcome, ask)
 
@@ -449,8 +459,9 @@ def _encoded(config: dict[str, Any]) -> str:
     return msgspec.json.encode(config, order="deterministic").decode()
 
 
-def _options(recovery: str = "none", executors: int | None = None) -> str:
-    return msgspec.json.encode(Options(executors=executors, recovery=recovery)).decode()
+def _options(recovery: str = "none", executors: int | None = None, replication: Replication | None = None) -> str:
+    options = Options(executors=executors, recovery=recovery, replication=replication or Replication())
+    return msgspec.json.encode(options).decode()
 
 
 def _ended(id: str, sight: Sight) -> bool:

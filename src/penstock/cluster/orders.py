@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from penstock.cluster.plan import ModelState, Plan, RunEntry, Upgrade, executor_id, executor_of, present
-from penstock.settings import Replication, RunSettings
+from penstock.settings import RunSettings
 from penstock.worker.messages import Connect, Epoch, Load, ReplicaLoad
 
 _BEATS = 4
@@ -46,7 +46,9 @@ def load(
         checkpoint_url=checkpoint_url,
         restore=plan.restore,
         replicas=replicas,
-        replication=Replication(),
+        replication=plan.replication,
+        routings=plan.routings,
+        members=plan.members(),
     )
 
 
@@ -69,7 +71,8 @@ def connect(state: ModelState) -> Connect:
     """Where everybody of a model is; of replicas, those that are known so far. All executors have to be known."""
     plan = state.plan
     assert plan is not None
-    at = {executor: state.run[plan.seat(executor)] for executor in plan.executors}
+    unborn = {executor for executor in plan.unborn() if present(plan, state.run, plan.seat(executor)) is None}
+    at = {executor: state.run[plan.seat(executor)] for executor in plan.executors.keys() - unborn}
     replicas: Mapping[str, RunEntry] = {}
     epochs = {executor: entry.epoch for executor, entry in at.items()}
     if plan.replicated:
@@ -85,4 +88,6 @@ def connect(state: ModelState) -> Connect:
         records=plan.records,
         replicas={name: entry.endpoint for name, entry in replicas.items()},
         checkpoint=state.checkpoint,
+        routings=plan.routings,
+        members=plan.members(),
     )

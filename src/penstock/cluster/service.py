@@ -498,6 +498,7 @@ class NodeService(Protocol):
         executors: int | None = None,
         recovery: str | None = None,
         *,
+        replication: dict[str, float] | None = None,
         ask: Ask = ASK,
     ) -> Outcome:
         """Run it on the cluster with `executors` per stage (default: the flow's). Waits until it runs. Raises

@@ -28,6 +28,11 @@ class Online(BaseModel):
     config: dict[str, Any] | None = Field(None, description="Values for `ps.config`; default: those it has.")
     executors: int | None = Field(None, ge=1, le=256, description="Executors per stage; default: the flow's own.")
     recovery: Literal["none", "passive", "active"] | None = Field(None, description="Default: what its package says.")
+    replication: dict[str, int | float] | None = Field(
+        None,
+        description="How its standbys are kept up to date: checkpoint_interval (s), checkpoint_records, "
+        "checkpoint_bytes, digest_every, handover_lag; default: what its package says.",
+    )
 
 
 class Move(BaseModel):
@@ -134,9 +139,13 @@ def _changes(routes: APIRouter, service: NodeService) -> None:
     @routes.post("/{group}/{name}/online", summary="Bring online", responses=changing(200, 404))
     async def online(group: str, name: str, ask: Asked, body: Online | None = None) -> Response:
         """Run it; answers when it runs. 409 when it is online already."""
-        wanted = body or Online(config=None, executors=None, recovery=None)
-        model = f"{group}/{name}"
-        return told(await service.online(model, wanted.config, wanted.executors, wanted.recovery, ask=ask))
+        wanted = body or Online(config=None, executors=None, recovery=None, replication=None)
+        model, replication = f"{group}/{name}", wanted.replication
+        return told(
+            await service.online(
+                model, wanted.config, wanted.executors, wanted.recovery, replication=replication, ask=ask
+            )
+        )
 
     @routes.post(
         "/{group}/{name}/move",

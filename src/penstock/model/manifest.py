@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from penstock.errors import UsageError
+from penstock.model.replication import replication_of
 from penstock.model.requirement import normalized_version, parse_requirement, python_admits
 from penstock.model.setting import Setting, as_schema, check_setting, convert, did_you_mean, read_setting, type_of
 
@@ -33,7 +34,18 @@ __all__ = [
 MANIFEST_FILE = "penstock.json"
 RECOVERIES = ("none", "passive", "active")
 
-_FIELDS = ("name", "group", "version", "flow", "requires", "requires-python", "config", "recovery", "tasks")
+_FIELDS = (
+    "name",
+    "group",
+    "version",
+    "flow",
+    "requires",
+    "requires-python",
+    "config",
+    "recovery",
+    "replication",
+    "tasks",
+)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _LETTERS = "letters, digits, '.', '_' and '-', 100 of them at most, beginning and ending with a letter or digit"
@@ -58,6 +70,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     requires_python: str = ""
     config: dict[str, Setting] = {}
     recovery: str = "none"
+    replication: dict[str, int | float] = {}
+    """Settings of `penstock.settings.Replication` that differ from the defaults."""
     tasks: tuple[str, ...] = ()
 
 
@@ -131,6 +145,7 @@ def check_manifest(manifest: Manifest, place: str) -> Manifest:
     if manifest.recovery not in RECOVERIES:
         near = did_you_mean(manifest.recovery, RECOVERIES)
         _refuse(place, "recovery", manifest.recovery, f"is not one of {', '.join(RECOVERIES)}", near)
+    replication_of(manifest.replication, place=f"{place}: replication")
     module, colon, attribute = manifest.flow.partition(":")
     if not all(module.split(".")) or set(module) & set("/\\"):
         _refuse(place, "flow", manifest.flow, "does not begin with a module", 'write flow = "module:object"')
@@ -237,6 +252,10 @@ def _manifest(table: Mapping[str, Any], place: str) -> Manifest:
             values[field] = _texts(place, field, value)
         elif field == "config":
             values[field] = _settings(place, value)
+        elif field == "replication":
+            if not isinstance(value, dict):
+                _refuse(place, field, value, "is not a table", "write [tool.penstock.replication] and a line for each")
+            values[field] = value
         elif not isinstance(value, str):
             _refuse(place, field, value, f"is {type_of(value) or 'no text'}", f'write {field} = "…"')
         else:

@@ -127,6 +127,7 @@ def summary(package: Package) -> dict[str, Any]:
         "requires": list(manifest.requires),
         "requires_python": manifest.requires_python,
         "recovery": manifest.recovery,
+        "replication": manifest.replication,
         "tasks": list(manifest.tasks),
         "bundled": list(package.bundled),
         "config": config_schema(manifest),

@@ -21,8 +21,8 @@ class _Owing:
 
 
 class Patience:
-    """Who owes what, since when. `look` says whether somebody has not moved for too long, and which of them so often that
-    their connections should be made anew."""
+    """Who owes what, since when. `look` says whether somebody has not moved for too long, and which of them so often
+    that their connections should be made anew."""
 
     def __init__(self) -> None:
         self._owing: dict[Debtor, _Owing] = {}
