@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check soak bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,6 +39,9 @@ check: $(SYNCED) ## format, lint, types, floors
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@report=$$($(BIN)/lint-imports --no-cache 2>&1) && echo "$$report" | tail -1 || { echo "$$report"; exit 1; }
+
+soak: $(SYNCED) ## the simulators of the protocols with fresh seeds, five minutes each
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 bench: $(SYNCED) ## the benchmark table, bench/RESULTS.md and its plots (peers get environments of their own)
 	@$(BIN)/python -m bench.run $(ARGS)
