@@ -52,7 +52,7 @@ def main() -> int:
     first = random.SystemRandom().randrange(10**6, 10**9) if options.first is None else options.first
     names = [options.only] if options.only else list(PROTOCOLS)
     try:
-        return 0 if all([soak(name, first, options.seeds, options.minutes) for name in names]) else 1
+        return 0 if all(soak(name, first, options.seeds, options.minutes) for name in names) else 1
     except KeyboardInterrupt:
         print("\nended by hand")
         return 130
