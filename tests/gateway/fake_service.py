@@ -38,6 +38,7 @@ from penstock.cluster.service import (
     RebalanceView,
     ReplicaView,
     RolledBack,
+    SplitOrder,
     VersionView,
 )
 from penstock.errors import FlowError, UsageError
@@ -298,6 +299,15 @@ class FakeService:
                 kept_bytes=2048, protects=index != 1,
             ),
         ]  # fmt: skip
+
+    async def split(self, name, what, *, user=""):
+        model = await self.model(name)
+        if model.recovery == "none":
+            raise Conflict(f"{name!r} runs with recovery none", remedy="bring it online with --recovery passive")
+        found = next((e for e in model.executors if e.id == what), None)
+        if found is None:
+            raise NotFound(f"{name!r} has no executor {what!r}")
+        return SplitOrder(model=name, executor=what, groups=128)
 
     async def move(self, name, executor, node, *, user="", wait=None):
         model = await self.model(name)

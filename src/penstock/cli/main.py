@@ -9,7 +9,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from penstock.cli import events, model, move, node, nodes, operations, placement, push, rebalance, run, state, top, up
+from penstock.cli import (
+    events,
+    model,
+    move,
+    node,
+    nodes,
+    operations,
+    placement,
+    push,
+    rebalance,
+    run,
+    split,
+    state,
+    top,
+    up,
+)
 from penstock.cli.demo import demo
 from penstock.cli.output import exit_code, print_error
 from penstock.cli.standard_streams import open_standard_streams
@@ -89,6 +104,7 @@ app.command(rich_help_panel=CLUSTER)(state.state)
 app.command(rich_help_panel=CLUSTER)(placement.placement)
 app.command(rich_help_panel=CLUSTER)(rebalance.rebalance)
 app.command(rich_help_panel=CLUSTER)(move.move)
+app.command(rich_help_panel=CLUSTER)(split.split)
 app.command(rich_help_panel=CLUSTER)(nodes.nodes)
 app.command(rich_help_panel=CLUSTER)(top.top)
 app.command(rich_help_panel=CLUSTER)(events.events)

@@ -172,6 +172,23 @@ def move(session: Session, name: str, executor: str, node: str, *, wait: bool = 
     )
 
 
+def split(session: Session, name: str, what: str) -> Conversation[dict[str, Any]]:
+    """Have an executor of a keyed step give half of its key groups to a new one, while everything runs. `what`: an
+    executor (`stage.index`), or a step. It is begun; events tell the end. Raises `NotFound`, and `Conflict` for a model
+    without replicas and for a step that cannot be divided."""
+    return converse(
+        session,
+        Call(
+            "POST",
+            f"/v1/models/{model_path(name)}/split",
+            mapping,
+            headers={"content-type": "application/json", **_user(session)},
+            body=msgspec.json.encode({"what": what}),
+            repeatable=False,
+        ),
+    )
+
+
 def offline(session: Session, name: str, **options: Unpack[Options]) -> Conversation[dict[str, Any]]:
     """Take a model offline; its state is dropped. Raises `NotFound`, `Conflict`, `RolledBack`."""
     path = f"/v1/models/{model_path(name)}/offline"

@@ -78,6 +78,7 @@ class _Operations:
     delete_model = _Operation(changes.delete_model)
     online = _Operation(changes.online)
     move = _Operation(changes.move)
+    split = _Operation(changes.split)
     offline = _Operation(changes.offline)
     versions = _Operation(changes.versions)
     operations = _Operation(changes.operations)

@@ -67,9 +67,11 @@ from penstock.cluster.service import (
     PlacementView,
     Pushed,
     RebalanceView,
+    SplitOrder,
     Unavailable,
     VersionView,
 )
+from penstock.cluster.split_requests import Splits
 from penstock.cluster.stewardship import Steward
 from penstock.cluster.store import CatalogueStore, Sight
 from penstock.cluster.verification import Verifier
@@ -123,7 +125,8 @@ class NodeAgent:
         self._metering = Metering(name, self._clock)
         self._held = HeldKeys()
         self._moves = Moves(self._bus, name, self._fresh)
-        self._rebalancing = Rebalancing(self._settings, self._clock, self._events, self._move_of)
+        self._splits = Splits(self._bus, name, self._fresh)
+        self._rebalancing = Rebalancing(self._settings, self._clock, self._events, self._moves.begin)
         self._steward = Steward(self._bus, name, self._held)
         self._process = psutil.Process()
         self._view: View = EMPTY
@@ -522,8 +525,10 @@ class NodeAgent:
         self._check_ready()
         return await self._moves.wait(await self._moves.ask(full_name(name), executor, node, user), wait)
 
-    async def _move_of(self, name: str, executor: str, node: str) -> None:
-        await self._moves.ask(name, executor, node)
+    async def split(self, name: str, what: str, *, user: str = "") -> SplitOrder:
+        """See `NodeService`."""
+        self._check_ready()
+        return await self._splits.ask(full_name(name), what, user)
 
     async def offline(self, name: str, *, ask: Ask = ASK) -> Outcome:
         """See `NodeService`."""

@@ -158,6 +158,8 @@ def ready(state: ModelState) -> bool:
         return False
     if plan.upgrade is not None and plan.upgrade.ordered and not plan.upgrade.proved:
         return False  # the last one is the way back
+    if state.shifts or any(record.shift is not None for record in plan.routings.values()):
+        return False  # what is on its way would be in none of the parts
     nodes = {assigned.node for assigned in plan.executors.values()}
     return all(state.connected.get(node, 0) >= plan.revision for node in nodes) and _states(state, plan) <= {
         "running",

@@ -9,6 +9,7 @@ import msgspec
 from penstock.cluster.hosting import Host, Phase
 from penstock.cluster.plan import Report, RunEntry, executor_of
 from penstock.exchange.replica.messages import Refused
+from penstock.exchange.split.messages import Prepared, Settled, Staged
 from penstock.model.environment import Environment
 from penstock.worker.messages import Epoch
 
@@ -67,9 +68,14 @@ class Place(msgspec.Struct, frozen=True):
 
 
 def with_report(reports: list[Report], new: Report) -> list[Report]:
-    """The latest of each kind and standby."""
-    return [old for old in reports if _about(old) != _about(new)] + [new]
+    """The latest of each kind and standby; of splits, those of the latest one."""
+    kept = [old for old in reports if _about(old) != _about(new)]
+    if isinstance(new, Prepared | Staged | Settled):
+        kept = [old for old in kept if not isinstance(old, Prepared | Staged | Settled) or old.shift >= new.shift]
+    return [*kept, new]
 
 
 def _about(report: Report) -> tuple[type, str]:
+    if isinstance(report, Prepared | Staged | Settled):
+        return type(report), f"{report.party} {report.shift}"
     return type(report), report.replica if isinstance(report, Refused) else report.standby

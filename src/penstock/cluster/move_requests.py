@@ -29,7 +29,7 @@ class Moves:
     async def ask(self, name: str, executor: str, node: str, user: str = "") -> MoveOrder:
         """Have it done; not waited for. Raises `NotFound`, `Conflict`, `Unavailable`."""
         view = await self._look()
-        state, plan = _movable(view, name)
+        state, plan = movable(view, name)
         source = _checked(view, plan, name, executor, node)
         if source == node:
             return MoveOrder(model=name, executor=executor, source=source, target=node, done=True)
@@ -49,6 +49,10 @@ class Moves:
         if not int(await self._bus.script("move", keys, arguments)):
             raise Conflict(f"{name!r} was changed by somebody else meanwhile", remedy="look at it, and ask again")
         return MoveOrder(model=name, executor=executor, source=source, target=node)
+
+    async def begin(self, name: str, executor: str, node: str) -> None:
+        """As `ask`."""
+        await self.ask(name, executor, node)
 
     async def wait(self, order: MoveOrder, seconds: float | None) -> MoveOrder:
         """The order when it is done, has been given up, or `seconds` are over."""
@@ -77,12 +81,13 @@ def _over(order: MoveOrder, view: View) -> bool:
     return True
 
 
-def _movable(view: View, name: str) -> tuple[ModelState, Plan]:
+def movable(view: View, name: str) -> tuple[ModelState, Plan]:
+    """A model whose executors can be moved or split. Raises `NotFound`, `Conflict`, `Unavailable`."""
     state = view.models.get(name)
     if state is None or not state.entry.digest:
         raise NotFound(f"there is no model {name!r}", remedy="penstock model list shows those that there are")
     if state.entry.desired != "online" or state.entry.error:
-        raise Conflict(f"{name!r} does not run", remedy="only executors of models that are online can be moved")
+        raise Conflict(f"{name!r} does not run", remedy="only executors of models that are online can be changed")
     if state.plan is None:
         raise Unavailable(f"{name!r} is being started")
     if not state.plan.replicated:

@@ -12,9 +12,13 @@ from typing import Any, TypeAlias
 import msgspec
 
 from penstock.cluster.checkpoint_record import CheckpointRecord
+from penstock.exchange.keys import even_routing
 from penstock.exchange.replica.assignment import Assignment
 from penstock.exchange.replica.messages import Caught, Complete, Diverged, Refused
+from penstock.exchange.split.messages import Prepared, Settled, Staged
+from penstock.exchange.split.routing import Routing
 from penstock.flow.graph import Topology
+from penstock.settings import Replication
 from penstock.worker.messages import Epoch, ExecutorId
 
 ALIVE = frozenset({"loaded", "running", "finished"})
@@ -44,6 +48,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any] = {}
     executors: int | None = None
     recovery: str = "none"
+    replication: Replication = Replication()
     topology: Topology | None = None
     """`None`: this node does not have the package yet."""
     lock: str = ""
@@ -125,6 +130,23 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     user: str = ""
 
 
+class ShiftWish(msgspec.Struct, frozen=True, kw_only=True):
+    """Key groups of an executor of a keyed stage are to go to another one."""
+
+    generation: int
+    """Of the model for which it was asked."""
+    asked: float
+    """Seconds of Redis time, as `deadline`."""
+    deadline: float
+    """If it has not begun by then it is given up."""
+    giver: int
+    groups: tuple[int, ...]
+    taker: int = -1
+    """-1: a new executor."""
+    reason: str = ""
+    user: str = ""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Where a model's executors are to run.
 
@@ -151,6 +173,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     keys_lost: int = 0
     """Keys that executors held when they were lost, as far as they had reported; over all restarts of this plan."""
     recovery: str = NONE
+    replication: Replication = Replication()
+    """How its standbys are kept up to date."""
     records: dict[str, Assignment] = {}
     """Executor -> who is primary, who stands by, who protects."""
     replicas: dict[str, Assigned] = {}
@@ -179,6 +203,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The version that is taking over."""
     failed_upgrade: FailedUpgrade | None = None
     """The latest one that could not."""
+    routings: dict[int, Routing] = {}
+    """Keyed stage -> who owns which key group, as far as that has ever changed: see `penstock.cluster.shifting`."""
+    births: dict[str, int] = {}
+    """Executors that are not among those of `counts` -> when they were added."""
+    shift_since: float = 0.0
+    """When the latest split or merge began, seconds of Redis time."""
 
     @property
     def replicated(self) -> bool:
@@ -209,12 +239,31 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a place is of the version that is taking over."""
         return self.upgrade is not None and seat.of == self.upgrade.revision
 
+    def owner(self, stage: int, group: int) -> int:
+        """The executor of a keyed stage that has a key group."""
+        table = self.routings.get(stage)
+        return table.table[group] if table is not None else even_routing(self.counts[stage])[group]
+
+    def indexes(self, stage: int) -> list[int]:
+        """The executors of a stage."""
+        ids = map(executor_id, self.executors)
+        return sorted(one.index for one in ids if one.stage == stage)
+
+    def members(self) -> dict[str, int]:
+        """All executors -> when they were added; empty as long as no stage has changed."""
+        return {executor: self.births.get(executor, 0) for executor in self.executors} if self.routings else {}
+
+    def unborn(self) -> frozenset[str]:
+        """An executor that is being added and owns nothing yet: nobody need wait for it."""
+        shifts = [record.shift for record in self.routings.values() if record.undecided]
+        return frozenset(shift.newcomer for shift in shifts if shift is not None and shift.newcomer)
+
     def seat(self, executor: str) -> str:
         """What has the executor's place, under which its agent reports: its primary, or itself."""
         return self.records[executor].primary if self.replicated else executor
 
 
-Report: TypeAlias = Complete | Caught | Diverged | Refused
+Report: TypeAlias = Complete | Caught | Diverged | Refused | Prepared | Staged | Settled
 """What a replica tells the leader."""
 
 
@@ -239,6 +288,8 @@ class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Keys that it held when it was last heard of; told once it is gone."""
     reports: list[Report] = []
     """The latest of each kind and standby."""
+    pause: float = 0.0
+    """A replica that has taken over: seconds for which its executor stood still."""
 
 
 class Lives(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,6 +311,8 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     """node -> records that its workers counted as lost."""
     moves: dict[str, Move] = {}
     """Executor -> where it is wanted."""
+    shifts: dict[int, ShiftWish] = {}
+    """Keyed stage -> the split or merge that is wanted."""
     checkpoint: int | None = None
     """The last durable checkpoint that is complete."""
     durable: CheckpointRecord | None = None
@@ -308,7 +361,7 @@ def status(state: ModelState) -> str:
         return "failed"
     if plan is None or plan.generation != entry.generation:
         return "starting"
-    known = [present(plan, run, plan.seat(executor)) for executor in plan.executors]
+    known = [present(plan, run, plan.seat(executor)) for executor in plan.executors.keys() - plan.unborn()]
     states = {"starting" if report is None else report.state for report in known}
     if states == {"finished"}:
         return "finished"

@@ -11,9 +11,20 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from penstock.cluster import upgrading
+from penstock.cluster import shifting, upgrading
 from penstock.cluster.decisions import Decision, DropPlan, Elsewhere, GiveUp, Later, Nothing, Sweep, Told, WritePlan
-from penstock.cluster.plan import GONE, NONE, SILENT, Assigned, Lives, ModelState, Plan, RunEntry
+from penstock.cluster.plan import (
+    GONE,
+    NONE,
+    SILENT,
+    Assigned,
+    Lives,
+    ModelState,
+    Plan,
+    RunEntry,
+    executor_id,
+    executor_of,
+)
 from penstock.cluster.replicas import Draft, degraded, lives, seated
 from penstock.cluster.succession import Fallen, pause, tend
 from penstock.errors import UsageError
@@ -112,6 +123,7 @@ def _first_plan(
     )  # fmt: skip
     if entry.recovery == NONE:
         return WritePlan(plan)
+    plan = msgspec.structs.replace(plan, replication=entry.replication)
     plan, alone = seated(plan, entry.recovery, live, term, now, elsewhere)
     told = (_placed(plan), *([degraded(plan.model, alone)] if alone else []))
     return WritePlan(msgspec.structs.replace(plan, restore=state.checkpoint), told=told)
@@ -192,7 +204,7 @@ def _replica_error(state: ModelState, plan: Plan, name: str) -> str:
     report, assigned = state.run.get(name), plan.replicas[name]
     if report is None or report.epoch != assigned.epoch or report.state not in GONE:
         return ""
-    standby = all(record.primary != name for record in plan.records.values())
+    standby = executor_of(name) in plan.unborn() or all(r.primary != name for r in plan.records.values())
     if standby and report.loading:
         return ""
     return report.error if _hopeless(report, assigned) else ""
@@ -226,7 +238,12 @@ def _restore(
         if verdict is not None:
             return verdict
         recent.append(now)
-    keys = executor_keys(plan.model, plan.counts)
+    routings, births = shifting.restored(plan, term)
+    keys = tuple(
+        key
+        for key in sorted(ExecutorKey(plan.model, one.stage, one.index) for one in map(executor_id, plan.executors))
+        if key.stage not in routings or key.index in routings[key.stage].executors
+    )
     where = _place(keys, {}, live, elsewhere)
     executors = {
         f"{key.stage}.{key.index}": Assigned(
@@ -238,7 +255,7 @@ def _restore(
     # An update that was under way begins anew, unless it is what failed.
     blank = msgspec.structs.replace(
         plan, upgrade=None, revision=plan.revision + 1, executors=executors, failures=recent, restore=state.checkpoint,
-        restores=plan.restores + 1,
+        restores=plan.restores + 1, routings=routings, births=births,
     )  # fmt: skip
     renewed, alone = seated(blank, plan.recovery, live, term, now, elsewhere)
     begins = "empty, as it had not begun" if state.checkpoint is None else f"from checkpoint {state.checkpoint}"

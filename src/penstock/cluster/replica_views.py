@@ -10,7 +10,8 @@ class ReplicaView(msgspec.Struct, kw_only=True):
 
     name: str
     role: str
-    """`primary`, or what its standby does: `passive` (it keeps checkpoint and log) or `active` (it computes)."""
+    """`primary`, or what its standby does: `passive` (it keeps checkpoint and log), `active` (it computes) or `shadow`
+    (it computes as another version, in a live update)."""
     node: str
     pid: int = 0
     """The worker process; 0: none at the moment."""
@@ -24,6 +25,35 @@ class ReplicaView(msgspec.Struct, kw_only=True):
     """Inputs and outputs that it keeps until they are safe elsewhere."""
     cpu: float = 0.0
     """CPU seconds per second."""
+    pause: float = 0.0
+    """A primary that has taken over: seconds for which the executor stood still."""
+
+
+class UpdateView(msgspec.Struct, kw_only=True):
+    """A live update that is under way, or the last one if it has failed."""
+
+    version: str = ""
+    """The new one's."""
+    generation: int
+    """The one that the catalogue gave it."""
+    phase: str
+    """`starting` (shadows are being loaded), `shadow` (they compute), `handing over`, `trial`, `settling` (until the
+    first durable checkpoint of the new version is complete), or `failed`."""
+    begun: float = 0.0
+    executors: int = 0
+    """How many run the new version."""
+    error: str = ""
+    """Why it failed."""
+
+
+class SplitOrder(msgspec.Struct, kw_only=True):
+    """What has become of the wish to split an executor: it has been written down."""
+
+    model: str
+    executor: str
+    """The one that gives away."""
+    groups: int
+    """The key groups that go."""
 
 
 class MoveOrder(msgspec.Struct, kw_only=True):

@@ -16,6 +16,7 @@ from penstock.cluster.decisions import Elsewhere, Told
 from penstock.cluster.plan import Assigned, FailedUpgrade, Lives, ModelEntry, Plan, Upgrade, executor_of
 from penstock.exchange.replica import assignment
 from penstock.exchange.replica.assignment import Assignment, Mode
+from penstock.exchange.split.routing import Routing
 from penstock.worker.messages import Epoch
 
 REMEMBERED = 60.0
@@ -48,6 +49,7 @@ class Draft:
         self.promotions = plan.promotions
         self.upgrade = plan.upgrade
         self.failed_upgrade = plan.failed_upgrade
+        self.routings, self.births, self.shift_since = dict(plan.routings), dict(plan.births), plan.shift_since
         self.urgent = False
         """Primaries have to hear of it at once."""
         self._changed = False
@@ -109,7 +111,8 @@ class Draft:
         """A place for a new replica, of the same version as the primary unless `of` names an update."""
         epoch = Epoch(self.term, self.plan.revision + 1)
         name = f"{executor}@{node}/{epoch.term}.{epoch.counter}"
-        restarts = self.plan.executors[executor].restarts
+        before = self.plan.executors.get(executor)
+        restarts = 0 if before is None else before.restarts
         if of is not None:
             name += f"/{of}"  # another version: it may be on the node of the primary
         elif executor in self.records:
@@ -180,6 +183,25 @@ class Draft:
         self.handovers[executor] = name
         self._changed = True
 
+    def add_executor(self, executor: str, record: Assignment, birth: int) -> None:
+        """Another executor of a stage; its primary has a place already."""
+        self.records[executor], self.births[executor] = record, birth
+        self._changed = True
+
+    def remove_executor(self, executor: str) -> None:
+        """An executor that owns nothing goes, with all its replicas."""
+        record = self.records.pop(executor)
+        for name in (record.primary, *record.standbys):
+            self.replicas.pop(name, None)
+        self.births.pop(executor, None)
+        self.handovers.pop(executor, None)
+        self._changed = self.urgent = True
+
+    def route(self, stage: int, record: Routing) -> None:
+        """Who owns which key group of a stage, and which go elsewhere."""
+        self.routings[stage] = record
+        self._changed = self.urgent = True
+
     def settle(self, executor: str) -> None:
         """The move of an executor is over, one way or the other."""
         self.settled.append(executor)
@@ -212,6 +234,9 @@ class Draft:
             handovers=self.handovers,
             setbacks=self.setbacks,
             silences=self.silences,
+            routings=self.routings,
+            births=self.births,
+            shift_since=self.shift_since,
             promotions=self.promotions,
             upgrade=self.upgrade,
             failed_upgrade=self.failed_upgrade,
@@ -249,7 +274,9 @@ def add_standby(draft: Draft, executor: str) -> str:
 
 def told_of(draft: Draft, before: Mapping[str, Assignment]) -> tuple[Told, ...]:
     """What was told, and which executors are protected no longer."""
-    bare = sorted(e for e, record in draft.records.items() if record.degraded and not before[e].degraded)
+    bare = sorted(
+        e for e, record in draft.records.items() if record.degraded and e in before and not before[e].degraded
+    )
     if not bare:
         return tuple(draft.told)
     return (*draft.told, degraded(draft.plan.model, bare))

@@ -323,7 +323,7 @@ class Questions:
         """See `NodeService.lookup`."""
         plan, stage = _keyed(view, name, step)
         try:
-            executor = f"{stage}.{owner(key_group(key), plan.counts[stage])}"
+            executor = f"{stage}.{plan.owner(stage, key_group(key))}"
         except ExchangeError as error:
             raise UsageError(error.message) from error
         answer = await self._ask(view, plan.executors[executor].node, AskKey(name, self._timeout, step, executor, key))
@@ -340,7 +340,7 @@ class Questions:
             raise UsageError(f"limit is {limit}", remedy="ask for 1 item at least")
         plan, stage = _keyed(view, name, step)
         by_node: dict[str, list[str]] = {}
-        for index in range(plan.counts[stage]):
+        for index in plan.indexes(stage):
             executor = f"{stage}.{index}"
             by_node.setdefault(plan.executors[executor].node, []).append(executor)
         items: list[tuple[Any, Any]] = []

@@ -72,9 +72,10 @@ def connect(
 
 
 def _primaries_known(plan: Plan, state: ModelState) -> bool:
+    unborn = plan.unborn()
     return all(
-        (entry := present(plan, state.run, record.primary)) is not None and entry.endpoint
-        for record in plan.records.values()
+        executor in unborn or ((entry := present(plan, state.run, record.primary)) is not None and entry.endpoint)
+        for executor, record in plan.records.items()
     )
 
 

@@ -25,8 +25,12 @@ from penstock.cluster.balance_views import ChannelView as ChannelView
 from penstock.cluster.balance_views import PlacementView as PlacementView
 from penstock.cluster.balance_views import RebalanceView as RebalanceView
 from penstock.cluster.checkpoint_record import CheckpointRecord
+from penstock.cluster.operation_views import OperationView as OperationView
+from penstock.cluster.operation_views import VersionView as VersionView
 from penstock.cluster.replica_views import MoveOrder as MoveOrder
 from penstock.cluster.replica_views import ReplicaView as ReplicaView
+from penstock.cluster.replica_views import SplitOrder as SplitOrder
+from penstock.cluster.replica_views import UpdateView as UpdateView
 from penstock.errors import ClusterError
 from penstock.flow.graph import Topology
 
@@ -203,6 +207,8 @@ class ModelView(msgspec.Struct, kw_only=True):
     """How often a standby took over after a loss, since it went online."""
     restores: int = 0
     """How often everything was restored from a durable checkpoint, since it went online."""
+    update: UpdateView | None = None
+    """The live update that is under way, or why the last one failed."""
     lost: int = 0
     """Records known to be lost by restarts since it went online (recovery `none`)."""
     keys_lost: int = 0
@@ -222,19 +228,6 @@ class ModelView(msgspec.Struct, kw_only=True):
     """When the catalogue entry changed last, seconds since 1970 (Redis time)."""
 
 
-class VersionView(msgspec.Struct, kw_only=True):
-    """One version of a model: the present one or an earlier one that `rollback` can bring back."""
-
-    generation: int
-    version: str
-    digest: str
-    config: dict[str, Any] = {}
-    changed: float = 0.0
-    """When it came, seconds since 1970 (Redis time)."""
-    user: str = ""
-    current: bool = False
-
-
 class PackageView(msgspec.Struct, kw_only=True):
     """A package that a node has received and checked."""
 
@@ -248,31 +241,6 @@ class PackageView(msgspec.Struct, kw_only=True):
     requires: list[str] = []
     recovery: str = "none"
     schema: dict[str, Any] = {}
-
-
-class OperationView(msgspec.Struct, kw_only=True):
-    """An operation on a model: on every node or on none."""
-
-    id: str
-    kind: str
-    """`add`, `update`, `rollback`, `delete`, `online`, `offline`."""
-    model: str
-    phase: str
-    """`preparing` (nodes prepare and vote), `committing` (decided), `finished` (in the catalogue), `aborted`."""
-    settled: bool = False
-    """Nothing is awaited any more: every node has it, or none."""
-    reason: str = ""
-    """Why it was rolled back."""
-    nodes: dict[str, str] = {}
-    """node -> `waiting`, `ready` (voted yes), `done`, or why it said no."""
-    revision: int = 0
-    """The catalogue revision that it made."""
-    user: str = ""
-    node: str = ""
-    """The node that was asked."""
-    started: float = 0.0
-    """Seconds since 1970 (Redis time), as `deadline`."""
-    deadline: float = 0.0
 
 
 class ChangePlan(msgspec.Struct, kw_only=True):
@@ -508,9 +476,12 @@ class NodeService(Protocol):
     async def move(
         self, name: str, executor: str, node: str, *, user: str = "", wait: float | None = None
     ) -> MoveOrder:
-        """Have the primary of an executor (`stage.index`) on another node, while everything runs. Waits until it is
-        there, or is known to stay where it is, at most `wait` seconds. Raises `NotFound` for model, executor or node,
-        `Conflict` when the model has no replicas or does not run, `Unavailable`."""
+        """Have the primary of an executor on another node. Waits until it is there, or is known to stay where it is, at
+        most `wait` seconds. Raises `NotFound`, `Conflict` for a model without replicas, `Unavailable`."""
+        ...
+
+    async def split(self, name: str, what: str, *, user: str = "") -> SplitOrder:
+        """Have an executor of a keyed stage give half of its key groups to a new one: see `split_requests`."""
         ...
 
     async def offline(self, name: str, *, ask: Ask = ASK) -> Outcome:

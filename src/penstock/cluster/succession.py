@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from penstock.cluster import moving, upgrading
+from penstock.cluster import moving, shifting, upgrading
 from penstock.cluster.decisions import Decision, Elsewhere, Later, Nothing, Sweep, WritePlan
 from penstock.cluster.plan import GONE, SILENT, Lives, ModelState, Move, Plan, RunEntry, present
 from penstock.cluster.replicas import Draft, add_standby, lives, told_of
@@ -59,7 +59,11 @@ def tend(
         _hear(draft, executor, state.run)
     for executor in plan.records:
         _bury(draft, executor, health, state.run)
-    fallen = [executor for executor in plan.records if not _succeeded(draft, executor, health, state.run)]
+    fallen = [
+        executor
+        for executor in plan.records
+        if not _succeeded(draft, executor, health, state.run) and not shifting.bereave(draft, executor)
+    ]
     if fallen:
         return _fallen(plan, fallen, state.run, live)
     unwell = {executor for executor, record in draft.records.items() if health.get(record.primary) is not Health.WELL}
@@ -68,6 +72,7 @@ def tend(
         moving.advance(draft, state.moves, state.run, unwell)
     else:
         moving.give_up(draft, state.moves, "the model is being updated")
+    later += shifting.advance(draft, state, unwell)
     later += _protect(draft, state.moves)
     if draft.changed:
         return WritePlan(draft.finished(), told=told_of(draft, plan.records), settled=tuple(draft.settled))

@@ -20,6 +20,7 @@ from penstock.cluster.plan import (
     Move,
     Plan,
     RunEntry,
+    ShiftWish,
     executor_id,
     executor_of,
 )
@@ -27,6 +28,7 @@ from penstock.cluster.store import Runtime, Sight
 from penstock.cluster.transaction.records import Entry, State
 from penstock.flow.graph import Topology
 from penstock.placement.plan import ExecutorKey
+from penstock.settings import Replication
 
 Describe: TypeAlias = Callable[[str, str], Topology | None]
 """(digest, configuration as JSON text) -> what the flow looks like, if this node knows."""
@@ -37,6 +39,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     executors: int | None = None
     recovery: str = "none"
+    replication: Replication = Replication()
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +153,7 @@ def state_of(
             config=decode_config(entry.config),
             executors=options.executors,
             recovery=options.recovery,
+            replication=options.replication,
             topology=describe(entry.digest, entry.config) if entry.digest else None,
             lock=entry.lock,
             user=entry.user,
@@ -161,7 +165,8 @@ def state_of(
         run={name: _run(text) for name, text in known.run.items()},
         connected={node: int(revision) for node, revision in known.connected.items()},
         lost={node: int(count) for node, count in known.lost.items()},
-        moves={executor: _move(text) for executor, text in known.moves.items()},
+        moves={executor: _move(text) for executor, text in known.moves.items() if "." in executor},
+        shifts={int(stage): _wish(text) for stage, text in known.moves.items() if "." not in stage},
         checkpoint=(durable.number or None) if durable is not None else None,
         durable=durable,
         plan_sha=_sha(known.plan) if known.plan else "",
@@ -204,6 +209,11 @@ def _run(text: str) -> RunEntry:
 @lru_cache(maxsize=1024)
 def _move(text: str) -> Move:
     return msgspec.json.decode(text, type=Move)
+
+
+@lru_cache(maxsize=1024)
+def _wish(text: str) -> ShiftWish:
+    return msgspec.json.decode(text, type=ShiftWish)
 
 
 @lru_cache(maxsize=1024)

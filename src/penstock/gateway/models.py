@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock.cluster.service import ModelView, MoveOrder, NodeService, VersionView
+from penstock.cluster.service import ModelView, MoveOrder, NodeService, SplitOrder, VersionView
 from penstock.gateway.answer import answer
 from penstock.gateway.asking import Asked
 from penstock.gateway.operations import changing, told
@@ -41,6 +41,15 @@ class Move(BaseModel):
     model_config = ConfigDict(extra="forbid")
     executor: str = Field(min_length=1, max_length=40, description="`stage.index`.")
     node: str = Field(min_length=1, max_length=200, description="The node that its primary is to be on.")
+
+
+class Split(BaseModel):
+    """Which executor is to be split."""
+
+    model_config = ConfigDict(extra="forbid")
+    what: str = Field(
+        min_length=1, max_length=200, description="An executor (`stage.index`), or a step or the number of a stage."
+    )
 
 
 class Rollback(BaseModel):
@@ -157,6 +166,16 @@ def _changes(routes: APIRouter, service: NodeService) -> None:
         there, or stays where it is (`reason`); 202 when `wait` is over before. 409 for a model without replicas."""
         order = await service.move(f"{group}/{name}", body.executor, body.node, user=ask.user, wait=ask.wait)
         return answer(order, 200 if order.done or order.reason else 202)
+
+    @routes.post(
+        "/{group}/{name}/split",
+        summary="Split an executor",
+        responses=described(SplitOrder, status=202, text="It goes on") | failing(404, 409, 503),
+    )
+    async def split(group: str, name: str, body: Split, ask: Asked) -> Response:
+        """An executor of a keyed stage gives half of its key groups to a new one, while everything runs; the events of
+        the model tell how it goes. 409 for a model without replicas, and for a stage that cannot be divided."""
+        return answer(await service.split(f"{group}/{name}", body.what, user=ask.user), 202)
 
     @routes.post("/{group}/{name}/offline", summary="Take offline", responses=changing(200, 404))
     async def offline(group: str, name: str, ask: Asked) -> Response:

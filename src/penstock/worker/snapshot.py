@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from penstock import codec
 from penstock.errors import CheckpointError
-from penstock.exchange.keys import Router
+from penstock.exchange.keys import Router, key_group
+from penstock.exchange.split.routing import Routing
 from penstock.flow.batch import IDLE, MIN_TIME
 from penstock.flow.chain import Chain
 from penstock.flow.operator import KeyedOperator
@@ -186,6 +187,49 @@ def restore(executor: Restorable, executors: int, parts: list[Part]) -> None:
     for inbound in executor.inbounds.values():
         marks = [part.watermarks.get(inbound.channel.edge.id, MIN_TIME) for part in parts]
         if min(marks) > MIN_TIME:
+            inbound.advance(min(marks))
+
+
+def mine(parts: list[Part], index: int, members: Collection[int]) -> list[Part]:
+    """The parts that executor `index` of a stage goes on from: its own, and for the first of its members those of
+    executors that are no more."""
+    return [
+        part
+        for part in parts
+        if part.executor[1] == index or (part.executor[1] not in members and index == min(members))
+    ]
+
+
+def owed(parts: list[Part], index: int, executors: int, record: Routing | None) -> dict[str, list[Any]]:
+    """Sink -> what executor `index` of a stage has to make visible. `record`: of a stage that has ever changed."""
+    shares = parts[index::executors] if record is None else mine(parts, index, record.executors)
+    pendings = [part.pending() for part in shares]
+    steps = {step for pending in pendings for step in pending}
+    return {step: [pending[step] for pending in pendings if step in pending] for step in steps}
+
+
+def restore_by_table(executor: Restorable, table: Sequence[int], members: Collection[int], parts: list[Part]) -> None:
+    """`restore` for an executor of a keyed stage with such a routing, whatever the routing was when the checkpoint was
+    taken."""
+    index = executor.id.index
+    own = mine(parts, index, members)
+    for name, operator in executor.chain.operators.items():
+        if isinstance(operator, KeyedOperator):
+            for part in parts:
+                if name in part.keyed:
+                    keys, states = (codec.unpack(node) for node in part.keyed[name])
+                    for key, state in zip(keys, states, strict=True):
+                        if table[key_group(key)] == index:
+                            operator.state[key] = operator.load(state)
+        local = [codec.unpack(part.local[name])[0] for part in own or parts if name in part.local]
+        if local:
+            operator.load_local(local)
+        if isinstance(operator, KeyedOperator):
+            operator.restored()
+    executor.restored_finished = any(part.finished for part in own if part.executor[1] == index)
+    for inbound in executor.inbounds.values():
+        marks = [part.watermarks.get(inbound.channel.edge.id, MIN_TIME) for part in parts if not part.finished]
+        if marks and min(marks) > MIN_TIME:
             inbound.advance(min(marks))
 
 

@@ -178,11 +178,8 @@ class ReplicatedExecutor:
             self._open_ends()
             assert self.ends is not None
             if self._parts:
-                index = self.id.index
-                shares = self._parts[index :: self._builder.executors]
-                pendings = [part.pending() for part in shares]
-                steps = {step for pending in pendings for step in pending}
-                self.ends.recover({step: [p[step] for p in pendings if step in p] for step in steps})
+                record = self._model.load.routings.get(self.id.stage)
+                self.ends.recover(snapshot.owed(self._parts, self.id.index, self._builder.executors, record))
                 self._parts = []
 
     def assigned(self) -> None:

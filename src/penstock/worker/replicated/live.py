@@ -16,6 +16,7 @@ from penstock import codec
 from penstock.errors import CheckpointError
 from penstock.exchange.barrier import Aligned, Aligner
 from penstock.exchange.frame import Kind
+from penstock.exchange.split import routing
 from penstock.flow.batch import END_TIME, IDLE, MIN_TIME, Rows
 from penstock.flow.chain import Chain, build_chain
 from penstock.flow.connector import Sink, Source
@@ -331,7 +332,13 @@ class Live:
 
     def restore(self, parts: list[snapshot.Part]) -> None:
         """Begin with this executor's share of a durable checkpoint."""
-        snapshot.restore(self, self.executors, parts)
+        load = self.builder.load
+        record = load.routings.get(self.id.stage)
+        if self.builder.graph.topology.stages[self.id.stage].keyed:
+            record = record or routing.first(self.executors)  # the checkpoint may be of a time with another table
+            snapshot.restore_by_table(self, record.table, record.executors, parts)
+        else:
+            snapshot.restore(self, self.executors, parts)
         for step, source in self.sources.items():
             offsets = snapshot.offsets_of(parts, step)
             for partition in list(source.shares(self.executors))[self.id.index :: self.executors]:

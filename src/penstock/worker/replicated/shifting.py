@@ -1,5 +1,5 @@
-"""Key groups on their way, as the part of a replica that computes sees them: what `penstock.exchange.split` says is done
-to its channels, its routing and its keyed state. See docs/split.md.
+"""Key groups on their way, as the part of a replica that computes sees them: what `penstock.exchange.split` says is
+done to its channels, its routing and its keyed state. See docs/split.md.
 
 Like everything in `Live` this is changed by log positions alone. What the leader says, and what is said to it, is the
 business of `penstock.worker.replicated.shifts`.
@@ -209,7 +209,7 @@ class Shifting:
     def end(self) -> set[int]:
         """All results have been made: the channels on which END must not be said yet."""
         untold: set[int] = set()
-        for stage, producer in self.producers.items():
+        for producer in self.producers.values():
             for edge in producer.edges:
                 for executor in producer.end(edge):
                     gatherer = self.outlets[edge].gatherers.get(executor)
