@@ -92,6 +92,8 @@ def show(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = F
         out.print(view["error"], style="red", markup=False)
     elif restart:
         out.print(f"the last restart: {restart}", style="yellow", markup=False)
+    if view.get("update"):
+        _show_update(out, view)
     if view["checkpoint"]:
         _show_checkpoint(out, view["checkpoint"])
     if view["counters"]:
@@ -117,6 +119,16 @@ def _show_package(out: Console, view: dict[str, Any]) -> None:
     out.print(", ".join(parts), markup=False)
     if view["requires"]:
         out.print(f"requires: {', '.join(view['requires'])}", markup=False)
+
+
+def _show_update(out: Console, view: dict[str, Any]) -> None:
+    """The live update that is under way, or why the last one failed."""
+    update = view["update"]
+    if update["phase"] == "failed":
+        out.print(f"the last live update failed: {update['error']}", style="yellow", markup=False)
+        return
+    done = f"{update['executors']} of {len(view['executors'])} executors run it"
+    out.print(f"live update to version {update['version'] or '?'}: {update['phase']}, {done}", markup=False)
 
 
 def _show_checkpoint(out: Console, checkpoint: dict[str, Any]) -> None:
@@ -274,8 +286,8 @@ def _state(view: dict[str, Any]) -> str:
     return "degraded" if view["degraded"] and view["state"] == "running" else str(view["state"])
 
 
-REPLICA_COLUMNS = ("executor", "role", "node", "state", "protects", "#behind", "#kept", "#pid")
-REPLICA_SPARE = ("#pid", "#kept")
+REPLICA_COLUMNS = ("executor", "role", "node", "state", "protects", "#behind", "#kept", "#pause", "#pid")
+REPLICA_SPARE = ("#pid", "#kept", "#pause")
 """Left out on a narrow terminal."""
 
 
@@ -287,5 +299,6 @@ def replica_rows(view: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
             protects = "" if primary else "yes" if replica["protects"] else "not yet"
             yield (
                 executor["id"], replica["role"], replica["node"], replica["state"], protects,
-                None if primary else replica["behind"], size(replica["kept_bytes"]), replica["pid"] or None,
+                None if primary else replica["behind"], size(replica["kept_bytes"]),
+                seconds(replica["pause"]) if primary and replica.get("pause") else None, replica["pid"] or None,
             )  # fmt: skip

@@ -9,8 +9,10 @@ import msgspec
 
 from penstock.cluster.metrics import NodeMetrics
 from penstock.cluster.plan import GONE, ModelState, Plan, present, status
+from penstock.cluster.replica_views import UpdateView
 from penstock.cluster.service import ChannelView, ExecutorView, ModelView, NodeView, PlacementView, ReplicaView
 from penstock.cluster.view import Member, View
+from penstock.exchange.replica.assignment import Assignment
 from penstock.model.manifest import Manifest
 
 
@@ -82,7 +84,7 @@ def _replicas(state: ModelState, plan: Plan, executor: str, measured: Mapping[st
         views.append(
             ReplicaView(
                 name=name,
-                role="primary" if name == record.primary else record.standbys[name].value,
+                role=_role(record, name),
                 node=plan.replicas[name].node,
                 pid=0 if report is None or gone else report.pid,
                 state="starting" if report is None else _state(report.state),
@@ -90,9 +92,32 @@ def _replicas(state: ModelState, plan: Plan, executor: str, measured: Mapping[st
                 behind=0 if known is None else known.behind,
                 kept_bytes=0 if known is None else known.kept_bytes,
                 cpu=0.0 if known is None else known.cpu,
+                pause=0.0 if report is None else report.pause,
             )
         )
     return views
+
+
+def _role(record: Assignment, name: str) -> str:
+    if name == record.primary:
+        return "primary"
+    return "shadow" if name in record.foreign else record.standbys[name].value
+
+
+def update_view(plan: Plan | None) -> UpdateView | None:
+    """The live update of a model, if there is something to say of it."""
+    if plan is None or plan.upgrade is None:
+        failed = None if plan is None else plan.failed_upgrade
+        return None if failed is None else UpdateView(generation=failed.revision, phase="failed", error=failed.error)
+    upgrade = plan.upgrade
+    phases = {"settling": upgrade.proved, "trial": upgrade.done, "handing over": upgrade.ordered}
+    return UpdateView(
+        version=upgrade.version,
+        generation=upgrade.revision,
+        phase=next((phase for phase, there in phases.items() if there), "shadow" if upgrade.shadowed else "starting"),
+        begun=upgrade.begun,
+        executors=sum(plan.upgraded(plan.replicas[record.primary]) for record in plan.records.values()),
+    )
 
 
 def _state(reported: str) -> str:
@@ -138,6 +163,7 @@ def model_view(state: ModelState, metrics: Iterable[NodeMetrics], manifest: Mani
         lost=lost(state, parts),
         promotions=0 if plan is None else plan.promotions,
         restores=0 if plan is None else plan.restores,
+        update=update_view(plan),
         keys_lost=0 if plan is None else plan.keys_lost,
         rate_in=sum(e.rate_in for e in sources),
         rate_out=sum(e.rate_out for e in last),

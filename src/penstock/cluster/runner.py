@@ -380,6 +380,8 @@ class Runner:
                 text = f"executor {message.executor} of {model} goes on on node {self._node} after "
                 text += f"{message.pause * 1000:,.0f} ms"
                 self._events.say("executor.promoted", text, model=model)
+                if (known := self._entries.get((model, message.replica))) is not None:
+                    self._say(model, message.replica, msgspec.structs.replace(known, pause=message.pause))
             case Alarmed():
                 text = f"executor {message.executor} of {model}: {message.text}"
                 if self._alarms.get((model, str(message.executor))) != text:  # replicas say it until it is over
@@ -508,6 +510,7 @@ class Runner:
             loading=loading,
             keys=self._metering.keys(hosted.worker, hosted.model, executor_of(executor)) if state in GONE else 0,
             reports=known.reports if known is not None and known.epoch == hosted.epoch else [],
+            pause=known.pause if known is not None and known.epoch == hosted.epoch else 0.0,
         )
         self._say(hosted.model, executor, entry)
 
