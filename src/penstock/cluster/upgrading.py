@@ -156,8 +156,9 @@ def advance(draft: Draft, state: ModelState, lost: set[str]) -> Iterator[float]:
     again."""
     upgrade, entry, run = draft.upgrade, state.entry, state.run
     if upgrade is None:
-        if not wanted(entry, draft.plan) or state.moves or draft.handovers:
-            return  # moves come to their end first
+        shifting = any(record.shift is not None for record in draft.routings.values())
+        if not wanted(entry, draft.plan) or state.moves or draft.handovers or shifting:
+            return  # moves and splits come to their end first
         upgrade = draft.begin_upgrade(entry)
         draft.say(
             "model.updating", f"version {entry.version or '?'} of {entry.name} begins to compute beside the other"
