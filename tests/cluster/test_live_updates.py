@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from collections import defaultdict
 
 import pytest
@@ -294,3 +296,96 @@ async def test_an_update_is_called_off_and_one_that_is_done_is_rolled_back(valke
         await scene.more("1")
         kinds = [kind for kind in ("1", "4") if any(value[0] == kind for _, value in scene.shown())]
         assert kinds == ["1", "4"]
+
+
+# ---- faults in the middle ----------------------------------------------------------------------------------------
+
+
+REACHED = {
+    "shadow": lambda update: update.shadowed,
+    "ordered": lambda update: update.ordered,
+    "trial": lambda update: update.done,
+    "settling": lambda update: update.proved,
+}
+
+
+async def reached(scene, phase):
+    """The model, as soon as its update is so far."""
+
+    def there():
+        state = scene.agent._view.models[NAME]
+        return state if state.plan.upgrade is not None and REACHED[phase](state.plan.upgrade) else None
+
+    return await until(there)
+
+
+async def outcome(scene, task):
+    """The version that has won, with everything exact; the catalogue names it."""
+    try:
+        await task
+    except ClusterError as error:
+        print(error)
+        mark = "1"
+    else:
+        mark = "2"
+    await scene.catalogue(mark)
+    await scene.has("online")
+    await scene.more(mark)
+    scene.exact(*["1", "2"][: int(mark)])
+    assert scene.plan.upgrade is None
+    return mark
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("phase", list(REACHED))
+@pytest.mark.parametrize("victim", ["old", "new"])
+@asynchronous
+async def test_a_worker_is_killed_in_the_middle(valkey, prefix, tmp_path, phase, victim):
+    async with updated(valkey, prefix, tmp_path) as scene:
+        await scene.begin()
+        task = asyncio.create_task(scene.update())
+        try:
+            state = await reached(scene, phase)
+            plan = state.plan
+            (pid, *_) = sorted(
+                {
+                    state.run[name].pid
+                    for name, seat in plan.replicas.items()
+                    if plan.upgraded(seat) is (victim == "new") and name in state.run and name[0] == "1"
+                    if state.run[name].pid
+                    and (phase != "shadow" or victim == "new" or name == plan.records[name[:3]].primary)
+                }
+            ) or [0]
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+        finally:
+            won = await outcome(scene, task)
+        if phase == "shadow" or not pid:
+            assert won == "2"
+        view = await scene.view()
+        assert (view.error, view.lost) == ("", 0)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("phase", ["shadow", "ordered", "trial"])
+@asynchronous
+async def test_a_node_leaves_in_the_middle(valkey, prefix, tmp_path, phase):
+    """Also the leader."""
+    async with updated(valkey, prefix, tmp_path, ("a", "b", "c")) as scene:
+        await scene.begin()
+        task = asyncio.create_task(scene.update())
+        await reached(scene, phase)
+        leader = next(name for name, agent in scene.agents.items() if agent is scene.leader)
+        await scene.cluster.remove(leader)
+        with contextlib.suppress(ClusterError, asyncio.CancelledError):
+            await task
+
+        async def over():
+            state = scene.agent._view.models[NAME]
+            return state.plan is not None and not upgrading.under_way(state)
+
+        await until(over, 60)
+        version = scene.plan.version
+        await scene.catalogue(version)
+        await scene.more(version)
+        scene.exact(*["1", "2"][: int(version)])
