@@ -15,7 +15,8 @@ from tests.cluster.nodes import asynchronous, until
 from tests.cluster.test_durable_models import NAME, Durable, durable
 
 from penstock.cluster import upgrading
-from penstock.cluster.service import Conflict
+from penstock.cluster.checkpoint_parts import Parts
+from penstock.cluster.service import Conflict, Unavailable
 from penstock.errors import ClusterError, UsageError
 
 HEAD = """
@@ -389,3 +390,32 @@ async def test_a_node_leaves_in_the_middle(valkey, prefix, tmp_path, phase):
         await scene.catalogue(version)
         await scene.more(version)
         scene.exact(*["1", "2"][: int(version)])
+
+
+@pytest.mark.faults
+@asynchronous
+async def test_who_takes_over_between_a_restore_and_the_next_checkpoint_shows_everything(
+    valkey, prefix, tmp_path, monkeypatch
+):
+    async with updated(valkey, prefix, tmp_path) as scene:
+        await scene.begin(executors=1)
+        take = Parts.take
+
+        async def refuse(*_):
+            raise Unavailable("not now")
+
+        monkeypatch.setattr(Parts, "take", refuse)
+        scene.kill_workers()
+        await scene.said("model.restored")
+        await scene.has("online")
+        before = (await scene.view()).records_in
+
+        async def went_on():
+            return (await scene.view()).records_in > before + 100
+
+        await until(went_on)
+        (standby,) = scene.plan.records["1.0"].protecting
+        assert (await scene.agent.move("counts", "1.0", scene.plan.replicas[standby].node)).done
+        monkeypatch.setattr(Parts, "take", take)
+        await scene.more("1")
+        scene.exact("1")

@@ -333,6 +333,7 @@ class Live:
     def restore(self, parts: list[snapshot.Part]) -> None:
         """Begin with this executor's share of a durable checkpoint."""
         load = self.builder.load
+        self.taken = load.restore or 0  # a standby that is promoted must not wait for its barriers
         record = load.routings.get(self.id.stage)
         if self.builder.graph.topology.stages[self.id.stage].keyed:
             record = record or routing.first(self.executors)  # the checkpoint may be of a time with another table
