@@ -80,6 +80,21 @@ class Balancing(msgspec.Struct, frozen=True, kw_only=True):
     """Executors that move at the same time, at most."""
     sustained: float = 10.0
     """A resource that is over its bound for so long is a bottleneck."""
+    split: bool = True
+    """Whether executors of keyed stages are split and merged without being asked, if `ClusterSettings.rebalance`; see
+    docs/split.md, as for the next six."""
+    split_full: float = 0.5
+    """An executor is split when its input buffer is filled beyond this share …"""
+    split_sustained: float = 2.0
+    """… for so long without a break."""
+    split_cooldown: float = 10.0
+    """For so long after a split or merge nothing more is done to the stage."""
+    split_most: int = 16
+    """Executors of one stage that splits may lead to, at most."""
+    merge_below: float = 0.3
+    """Two executors are merged when one of them could do the work of both in this share of its time …"""
+    merge_after: float = 120.0
+    """… and that has been so for this long. No stage gets fewer executors than it went online with."""
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):

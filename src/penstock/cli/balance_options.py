@@ -45,8 +45,10 @@ def balancing(texts: list[str] | None) -> Balancing:
     except msgspec.ValidationError as error:
         raise UsageError(f"--balance: {error}", remedy="docs/placement.md says what each setting takes") from None
     from penstock.cluster.balancer import Balancer
+    from penstock.cluster.splitter import policy_of
 
     Balancer(settings)
+    policy_of(settings)
     return settings
 
 

@@ -126,7 +126,7 @@ class NodeAgent:
         self._held = HeldKeys()
         self._moves = Moves(self._bus, name, self._fresh)
         self._splits = Splits(self._bus, name, self._fresh)
-        self._rebalancing = Rebalancing(self._settings, self._clock, self._events, self._moves.begin)
+        self._rebalancing = Rebalancing(self._settings, self._clock, self._events, self._moves.begin, self._splits.wish)
         self._steward = Steward(self._bus, name, self._held)
         self._process = psutil.Process()
         self._view: View = EMPTY

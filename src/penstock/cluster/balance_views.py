@@ -64,6 +64,8 @@ class ChannelView(msgspec.Struct, kw_only=True):
     """Records per second."""
     byte_rate: float = 0.0
     queue_bytes: int = 0
+    full: float = 0.0
+    """The share of its buffer that is in use."""
     lost: int = 0
     """Records known to be lost with a dead consumer."""
     remote: bool = False

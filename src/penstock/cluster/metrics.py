@@ -228,6 +228,10 @@ def _executor(
         replica=metrics.replica,
         behind=metrics.behind,
         kept_bytes=metrics.kept_bytes,
+        groups=metrics.groups,
+        hot_key=metrics.hot_key,
+        hot_share=metrics.hot_share,
+        hot_group=metrics.hot_group,
     )
 
 
@@ -242,6 +246,7 @@ def _channel(key: tuple[int, str, str], metrics: ChannelMetrics, rates: tuple[fl
         rate=rates[0],
         byte_rate=rates[1],
         queue_bytes=metrics.queue_bytes,
+        full=metrics.full,
         lost=metrics.lost,
     )
 

@@ -26,6 +26,7 @@ from penstock.cluster.placement_presentation import (
     with_vectors,
 )
 from penstock.cluster.service import Conflict, ModelView, NodeView, NotFound
+from penstock.cluster.splitter import Splitter, Wish
 from penstock.cluster.view import EMPTY, View
 from penstock.errors import ClusterError, UsageError
 from penstock.placement.balance import Blocked, Transfer
@@ -47,9 +48,17 @@ async def _cannot_move(model: str, executor: str, node: str) -> None:
 class Rebalancing:
     """Fed once a second with what this node knows (`observe`). Raises `UsageError` for settings that make no sense."""
 
-    def __init__(self, settings: ClusterSettings, clock: Clock, events: EventLog, move: Mover = _cannot_move) -> None:
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        clock: Clock,
+        events: EventLog,
+        move: Mover = _cannot_move,
+        split: Wish | None = None,
+    ) -> None:
         self._settings, self._clock, self._events, self._move = settings, clock, events, move
         self._balancer = Balancer(settings.balancing)
+        self._splitter = Splitter(settings.balancing, events, split) if split is not None else None
         self._carrier = Carrier(settings.balancing.moves, moving)
         self._due = float("-inf")
         """When the leader looks again whether something better is to be had."""
@@ -70,6 +79,8 @@ class Rebalancing:
             news = self._balancer.observe(now, view, metrics)
             if leads:
                 self._tell_of(now, view, news)
+                if self._splitter is not None:
+                    self._splitter.observe(now, view, metrics)
         except Exception as error:  # also one that is a bug
             self._say_once(f"an error in the program: {type(error).__name__}: {error}")
         self._woken.set()
@@ -90,6 +101,13 @@ class Rebalancing:
                 self._due = now + self._settings.balancing.interval
                 await self._improve(now, view)
             await self._carry(now, view)
+            if (
+                self._splitter is not None
+                and self._leads
+                and self._settings.rebalance
+                and self._settings.balancing.split
+            ):
+                await self._splitter.act(now, view)
         except Exception as error:  # also one that is a bug
             self._say_once(f"an error in the program: {type(error).__name__}: {error}")
 

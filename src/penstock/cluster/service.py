@@ -147,6 +147,14 @@ class ExecutorView(msgspec.Struct, kw_only=True):
     """Bytes per second to and from other nodes."""
     buffer: int = 0
     """Bytes that wait to be taken in."""
+    groups: dict[int, float] = {}
+    """Key group -> records per second, while much waits to be taken in."""
+    hot_key: Any = None
+    """Then: the most frequent key …"""
+    hot_share: tuple[float, float] = (0.0, 0.0)
+    """… its share of the records, at least and at most …"""
+    hot_group: int | None = None
+    """… and its key group."""
     busy: float = 0.0
     queue: int = 0
     keys: int = 0

@@ -22,8 +22,9 @@ from penstock.exchange.split.messages import Prepared, Settled, Staged
 from penstock.exchange.split.routing import MOST_EXECUTORS, Phase, Routing
 from penstock.flow.graph import Topology
 
-DEADLINE = 30.0
-"""Seconds from the beginning of a shift to its commit; then it is given up."""
+DEADLINE = 120.0
+"""Seconds from the beginning of a shift to its commit; then it is given up. What waits before the giver has to be
+processed first."""
 MOST_SHIFTS = (1 << 15) - 16
 """Changes of one stage's record: channels have so many bits for when an executor was added."""
 

@@ -336,6 +336,8 @@ class ChannelMetrics(msgspec.Struct):
     frames: int
     queue_bytes: int
     """Sent and not yet confirmed."""
+    full: float = 0.0
+    """That as a share of the channel's credit; of executors with replicas."""
     lost: int = 0
     """Records known to be lost with a dead consumer (recovery `none`)."""
 
@@ -369,6 +371,14 @@ class ExecutorMetrics(msgspec.Struct):
     """Log positions that a standby holds and has not executed (active), or not in its last checkpoint (passive)."""
     kept_bytes: int = 0
     """With replicas: inputs and outputs kept until they are safe."""
+    groups: dict[int, float] = {}
+    """Key group -> records per second, of an executor with keys that has much to take in."""
+    hot_key: Any = None
+    """Its most frequent key, as it is or as text …"""
+    hot_share: tuple[float, float] = (0.0, 0.0)
+    """… the share of it, at least and at most …"""
+    hot_group: int | None = None
+    """… and its key group."""
 
 
 class Metrics(Message, tag="metrics"):

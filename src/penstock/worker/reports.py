@@ -12,9 +12,14 @@ from penstock.worker.executor import Executor
 from penstock.worker.messages import ChannelMetrics, ExecutorId, ExecutorMetrics, Message, Metrics
 from penstock.worker.model import Model
 from penstock.worker.replicated.executor import ReplicatedExecutor
+from penstock.worker.replicated.seen_keys import plain
 
 _HARMLESS = frozenset({"repeat", "older assignment"})
 """What replicas refuse because it is said again on purpose."""
+
+
+_MUCH = 8
+"""The load by keys is told when so much of a channel's credit waits: one part of so many."""
 
 
 class Reporter:
@@ -37,7 +42,7 @@ class Reporter:
         elapsed = max(now - self._last, 1e-6)
         self._last = now
         executors = [self._executor(executor, elapsed) for executor in self._model.plain()]
-        executors += [self._replica(replica, elapsed) for replica in self._model.replicated()]
+        executors += [self._keys(replica, self._replica(replica, elapsed)) for replica in self._model.replicated()]
         self._say(Metrics(self._model.name, executors, self._channels(), self._process.memory_info().rss))
 
     def _executor(self, executor: Executor, elapsed: float) -> ExecutorMetrics:
@@ -80,6 +85,24 @@ class Reporter:
         before = self._busy.get(executor, 0)
         self._busy[executor] = busy_ns
         return max(0.0, min(1.0, (busy_ns - before) / 1e9 / elapsed))
+
+    def _keys(self, replica: ReplicatedExecutor, metrics: ExecutorMetrics) -> ExecutorMetrics:
+        """With the load by keys, if much waits at a primary."""
+        core, live = replica.machine.core, replica.live
+        if (
+            live is None
+            or not replica.machine.is_primary
+            or not self._model.graph.topology.stages[replica.id.stage].keyed
+        ):
+            return metrics
+        report = live.keys.report(self._last)
+        waiting = sum(line.bytes - line.processed_bytes for line in core.inputs.values())
+        if waiting * _MUCH >= self._model.load.settings.credit_bytes:
+            metrics.groups = {group: round(rate, 1) for group, rate in report.groups.items()}
+            if report.hot is not None:
+                metrics.hot_key, metrics.hot_group = plain(report.hot.key), report.hot_group
+                metrics.hot_share = (report.hot.least, report.hot.most)
+        return metrics
 
     def _replica(self, replica: ReplicatedExecutor, elapsed: float) -> ExecutorMetrics:
         core, live, ends = replica.machine.core, replica.live, replica.ends
@@ -143,6 +166,7 @@ def _replica_channels(replica: ReplicatedExecutor) -> list[ChannelMetrics]:
             bytes=gatherer.bytes,
             frames=outputs[number].next_seq,
             queue_bytes=outputs[number].in_flight,
+            full=round(min(1.0, outputs[number].in_flight / outputs[number].credit_bytes), 3),
         )
         for number, gatherer in live.gatherers.items()
     ]

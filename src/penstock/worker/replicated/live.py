@@ -32,6 +32,7 @@ from penstock.worker.payload import decode_batch
 from penstock.worker.replicated.frames import SHIFT, read_body
 from penstock.worker.replicated.outputs import Gatherer, SinkGatherer
 from penstock.worker.replicated.routed import RoutedOutlet
+from penstock.worker.replicated.seen_keys import SeenKeys
 from penstock.worker.replicated.shifting import Shifting
 from penstock.worker.replicated.wiring import Wiring, everybody
 from penstock.worker.sinks import naming
@@ -125,6 +126,8 @@ class Live:
     ended: bool = False
     restored_finished: bool = False
     records_in: int = 0
+    keys: SeenKeys = field(default_factory=SeenKeys)
+    """Measured, and no part of the state."""
     taken: int = 0
     """The last durable checkpoint whose barriers were executed."""
 
@@ -176,6 +179,7 @@ class Live:
             with naming(inbound.channel.edge.target_step, "what came in cannot be read: "):
                 batch = decode_batch(body.payload, body.flags, inbound.lane, body.origin)
             self.records_in += len(batch)
+            self.keys.seen(batch)
             while isinstance(batch, Rows) and len(batch) > piece:
                 first, batch = batch.cut(piece)
                 inbound.entry.send(first)
