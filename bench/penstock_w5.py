@@ -1,6 +1,7 @@
 """W5 on Penstock: what a kill -9 costs in each recovery class, over real node processes on this machine.
 
     python -m bench.penstock_w5 kills CLASS KILLS      the worker of the keyed step's primary is killed so many times
+    python -m bench.penstock_w5 moves CLASS MOVES      an executor with 100 MB of state goes from node to node
     python -m bench.penstock_w5 rate CLASS SECONDS     records per second as fast as they go, without trouble
 
 Kills: 2,000 records per second through a source, a keyed step that numbers each key's records, and a sink that notes
@@ -26,10 +27,12 @@ from typing import Any
 
 from bench.measure import report
 from bench.penstock_w6 import MODELS, WHEEL, Bench, bench
-from bench.w5_flow import MODULE, RACE
+from bench.w5_flow import LARGE, MODULE, RACE
 from penstock.model.package import build
 
 RATE = 2000
+KEYS, FILLING = 400_000, 120.0
+"""Keys of the large state, about 100 MB, and seconds to fill it."""
 PROTECTED = 60.0
 """Seconds for every executor to be protected again."""
 AROUND = 3.0
@@ -112,6 +115,35 @@ def tell(arrived: Path, at: list[int]) -> None:
     report(what="out of order", ms=float(began_anew))
 
 
+async def moves(recovery: str, number: int) -> None:
+    """Move the executor with the large state so many times; the gap is the longest silence at the sink meanwhile."""
+    async with bench(3, STILL) as cluster:
+        name = "large"
+        text = LARGE.format(arrived=str(cluster.arrived), name=name, rate=RATE, keys=KEYS)
+        await online(cluster, name, text, recovery)
+        async with asyncio.timeout(FILLING):
+            while sum(e["keys"] for e in (await shown(cluster, name))["executors"]) < KEYS:
+                await asyncio.sleep(0.2)
+        await protected(cluster, name)
+        for place in range(number):
+            await asyncio.sleep(2.0)
+            began = time.monotonic_ns()
+            model = await shown(cluster, name)
+            here = next(each["node"] for each in model["executors"] if each["id"] == "1.0")
+            there = next(n.name for n in cluster.cluster.nodes[place % 3 :] + cluster.cluster.nodes if n.name != here)
+            await cluster.ask("POST", f"{MODELS}/default/{name}/move", json={"executor": "1.0", "node": there})
+            async with asyncio.timeout(PROTECTED):
+                while next(e["node"] for e in (await shown(cluster, name))["executors"] if e["id"] == "1.0") != there:
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(1.0)
+            ended = time.monotonic_ns()
+            times = sorted(int(line.split()[0]) for line in cluster.arrived.read_text().splitlines())
+            near = [when for when in times if began <= when <= ended]
+            report(what="pause", ms=max(b - a for a, b in itertools.pairwise(near)) / 1e6)
+            report(what="move", ms=(ended - began) / 1e6 - 1000)
+            await protected(cluster, name)
+
+
 async def rate(recovery: str, seconds: float) -> None:
     """Words per second of the counting step."""
     async with bench(2, STILL) as cluster:
@@ -134,7 +166,13 @@ async def counted(cluster: Bench, name: str) -> float:
 def main(what: str, recovery: str, number: str) -> None:
     """See the module."""
     tempfile.tempdir = os.environ.get("BENCH_TMP") or None
-    asyncio.run(kills(recovery, int(number)) if what == "kills" else rate(recovery, float(number)))
+    match what:
+        case "kills":
+            asyncio.run(kills(recovery, int(number)))
+        case "moves":
+            asyncio.run(moves(recovery, int(number)))
+        case _:
+            asyncio.run(rate(recovery, float(number)))
 
 
 if __name__ == "__main__":

@@ -191,6 +191,13 @@ def _recovery_sections(results: Results) -> list[tuple[str, str, Table, list[str
             recovered.problems,
         ),
         (
+            "W5 moves: an executor with 100 MB of state",
+            "400,000 keys; the executor goes to another node while 2,000 records/s pass through it. The pause is the "
+            "longest silence at the sink from the request to the end of the move.",
+            w5.moves_table(recovered),
+            [],
+        ),
+        (
             "W5 cost: the classes at full speed",
             "Word count over two nodes, all cores busy: what a standby computes or keeps is taken from the same two "
             "cores that the primaries use. With cores to spare the cost is what the primary does for its standby.",

@@ -14,8 +14,10 @@ from bench.race import race
 CLASSES = ("none", "passive", "active")
 TARGETS = {"active": (50.0, 300.0), "passive": (150.0, 600.0)}
 """Class -> the most that the gap may be, p50 and p95, ms."""
-START, KILL, RATE = 120.0, 25.0, 8.0
+START, KILL, RATE = 180.0, 25.0, 8.0
 """Seconds for a cluster to start, for one kill with all that follows, and of one run at full speed."""
+MOVES, MOVE = 8, 40.0
+"""Moves in one round, and seconds for one."""
 Table = list[list[str]]
 
 
@@ -29,6 +31,8 @@ class Recovered:
     """Class -> records, lost, repeated, out of order, over all runs."""
     rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Class -> million words per second, of all rounds."""
+    moves: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    """Class -> `pause` and `move` -> milliseconds."""
     problems: list[str] = field(default_factory=list)
 
     def for_plots(self) -> dict[str, Any]:
@@ -44,6 +48,9 @@ def one_round(recovered: Recovered, kills: int) -> None:
                 recovered.gaps[name].append(fact["ms"])
             else:
                 recovered.counts[name][fact["what"]] += fact["ms"]
+        if name != "none":
+            for fact in _run(recovered, f"w5 {name}: moves", ["moves", name, str(MOVES)], START + MOVES * MOVE):
+                recovered.moves[name][fact["what"]].append(fact["ms"])
         for fact in _run(recovered, f"w5 {name} at full speed", ["rate", name, str(RATE)], START):
             recovered.rates[name].append(fact["ms"])
         shown = ", ".join(f"{gap:.0f}" for gap in recovered.gaps[name][-kills:])
@@ -84,6 +91,17 @@ def kills_table(recovered: Recovered) -> Table:
     return rows
 
 
+def moves_table(recovered: Recovered) -> Table:
+    """A row per class."""
+    rows = [["recovery", "moves", "pause p50 ms", "p95", "whole move p50 ms"]]
+    for name in CLASSES:
+        if pauses := recovered.moves[name].get("pause"):
+            whole = statistics.median(recovered.moves[name]["move"])
+            middle = f"{statistics.median(pauses):.0f}"
+            rows.append([name, str(len(pauses)), middle, f"{quantile(pauses, 0.95):.0f}", f"{whole:,.0f}"])
+    return rows
+
+
 def rates_table(recovered: Recovered) -> Table:
     """What a class costs at full speed."""
     rows = [["recovery", "M words/s", "spread", "of none"]]
@@ -103,4 +121,8 @@ def targets(recovered: Recovered) -> list[tuple[str, float, float]]:
         if gaps := recovered.gaps.get(name):
             rows.append((f"W5: output gap with recovery {name}, p50", middle, statistics.median(gaps)))
             rows.append((f"W5: output gap with recovery {name}, p95", most, quantile(gaps, 0.95)))
+    for name in TARGETS:
+        if pauses := recovered.moves[name].get("pause"):
+            text = f"W5: pause of a move of 100 MB of state with recovery {name}, p95"
+            rows.append((text, 200.0, quantile(pauses, 0.95)))
     return rows

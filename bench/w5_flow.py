@@ -45,6 +45,31 @@ flow = ps.Flow({name!r})
     .sink("out", Note())
 )
 '''
+LARGE = (
+    MODULE.split("flow = ps.Flow")[0]
+    + """
+def number(state, number):
+    count = 1 if state is None else state[1] + 1
+    return [state[0] if state else "x" * 200, count], (number, count)
+
+
+flow = ps.Flow({name!r})
+first = flow.source("filling", ps.sequence({keys}))
+later = flow.source("numbers", ps.sequence(rate={rate}))
+(
+    first.merge("both", later)
+    .key_by("key", lambda number: number % {keys})
+    .fold("large", None, number)
+    .map("values", lambda record: record.value)
+    .filter("again", lambda record: record[1] > 1)
+    .key_by("one", lambda record: 0)
+    .fold("pass", None, lambda state, record: (None, record))
+    .map("pairs", lambda record: record.value)
+    .sink("out", Note())
+)
+"""
+)
+"""A keyed step with a large state; the sink notes only what comes at the steady rate."""
 RACE = '''\
 """Words as fast as they go: one process splits, another counts."""
 
