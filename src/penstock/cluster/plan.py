@@ -366,6 +366,7 @@ def status(state: ModelState) -> str:
     if states == {"finished"}:
         return "finished"
     if states <= {"running", "finished"}:
-        return "degraded" if any(record.degraded for record in plan.records.values()) else "online"
+        bare = any(record.degraded for name, record in plan.records.items() if name not in plan.unborn())
+        return "degraded" if bare else "online"
     again = plan.promotions or plan.restores or any(assigned.restarts for assigned in plan.executors.values())
     return "degraded" if again else "starting"

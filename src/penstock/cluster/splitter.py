@@ -60,6 +60,7 @@ class Splitter:
         policy_of(settings)
         self._settings, self._events, self._wish = settings, events, wish
         self._stages: dict[tuple[str, int], Splitting] = {}
+        self._measured: dict[tuple[str, int], dict[int, Measured]] = {}
         self._busy: set[tuple[str, int]] = set()
         """Stages that were being changed when they were last looked at."""
         self._told: dict[tuple[str, int], tuple[str, float]] = {}
@@ -78,10 +79,11 @@ class Splitter:
                     key = (name, stage.id)
                     seen.add(key)
                     splitting = self._stages.get(key) or self._new(key, plan, stage.kinds)
-                    splitting.observe(now, _measured(plan, stage.id, views, full))
+                    measured = self._measured[key] = _measured(plan, stage.id, views, full)
+                    splitting.observe(now, measured)
                     self._note(now, key, splitting, state)
         for gone in self._stages.keys() - seen:
-            del self._stages[gone]
+            del self._stages[gone], self._measured[gone]
 
     def _new(self, key: tuple[str, int], plan: Plan, kinds: Collection[str]) -> Splitting:
         policy = policy_of(self._settings, plan.counts[key[1]])
@@ -109,6 +111,8 @@ class Splitter:
             if isinstance(decision, Split | Unsplittable) and why:
                 giver = decision.giver if isinstance(decision, Split) else decision.executor
                 self._tell(now, name, stage, f"executor {giver} is overloaded and cannot be split: {why}")
+            elif isinstance(decision, Split) and not self._measured[name, stage][decision.giver].groups:
+                pass  # its load by keys is about to be known
             elif isinstance(decision, Split):
                 await self._ask(now, view, name, stage, decision.giver, decision.groups, decision.reason)
             elif isinstance(decision, Merge):
