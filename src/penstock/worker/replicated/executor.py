@@ -325,9 +325,8 @@ class ReplicatedExecutor:
             return self._event(["checkpoint", self._requested])
         if not self.live.sources:
             return None
-        lanes = self.ends.new_lanes() if not self.ends.readings else []
-        if lanes:
-            return self._event(["lanes", lanes])
+        if not self.live.opened:
+            return self._event(["lanes", self.ends.new_lanes()])
         self.ends.open_readers()
         if not self._ready():
             return None

@@ -95,6 +95,7 @@ class State(msgspec.Struct, array_like=True):
     taken: int
     records_in: int
     shifting: bytes = b""
+    opened: bool = False
 
 
 _VERSION = 1
@@ -124,6 +125,8 @@ class Live:
     sinks: dict[str, Any] = field(default_factory=dict)
     """None: what sinks have prepared is not part of this state."""
     ended: bool = False
+    opened: bool = False
+    """The log knows the partitions of this executor's sources."""
     restored_finished: bool = False
     records_in: int = 0
     keys: SeenKeys = field(default_factory=SeenKeys)
@@ -227,8 +230,10 @@ class Live:
                 lane.outlet.advance(number, END_TIME)
                 self._maybe_finish()
             case ["lanes", opened]:
+                self.opened = True
                 for step, partition, number, offset in opened:
                     self._open(step, partition, number, codec.loads(offset))
+                self._maybe_finish()  # there may be no partition for this executor
             case ["checkpoint", checkpoint]:
                 self._aligned(checkpoint)
             case ["shift", stage, said]:
@@ -299,6 +304,7 @@ class Live:
             self.taken,
             self.records_in,
             self.shifting.dump(),
+            self.opened,
         )
         return msgspec.msgpack.encode(state)
 
@@ -333,6 +339,7 @@ class Live:
         if kept is not None:
             self.shifting.load(kept, state.told)
         self.ended, self.taken, self.records_in = part.finished, state.taken, state.records_in
+        self.opened = state.opened
 
     def restore(self, parts: list[snapshot.Part]) -> None:
         """Begin with this executor's share of a durable checkpoint."""
