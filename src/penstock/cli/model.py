@@ -92,6 +92,8 @@ def show(name: Name, url: Url = DEFAULT_URL, token: Token = None, json: Json = F
         out.print(view["error"], style="red", markup=False)
     elif restart:
         out.print(f"the last restart: {restart}", style="yellow", markup=False)
+    if view.get("split"):
+        out.print(view["split"], markup=False)
     if view.get("update"):
         _show_update(out, view)
     if view["checkpoint"]:

@@ -116,6 +116,8 @@ def executor_line(view: dict[str, Any], executor: str, found: dict[str, Any]) ->
         parts.append(f"{found['cpu']:.2f} cores")
     if found.get("keys"):
         parts.append(f"{found['keys']:,} keys")
+    if groups := view.get("key_groups", {}).get(executor):
+        parts.append(f"{groups} key groups")
     if found.get("state", "running") != "running":
         parts.append(found["state"])
     return "  ".join(part for part in parts if part)
@@ -157,6 +159,8 @@ def summary(out: Console, view: dict[str, Any]) -> None:
         )
     out.print()
     reasons: dict[str, list[str]] = {}
+    if view.get("split"):
+        out.print(f"  {view['split']}", markup=False)
     for executor, why in view.get("stays", {}).items():
         reasons.setdefault(why, []).append(executor)
     for why, executors in reasons.items():

@@ -96,6 +96,10 @@ class PlacementView(msgspec.Struct, kw_only=True):
     """`stage.index` -> the nodes of its standbys."""
     stays: dict[str, str] = {}
     """`stage.index` -> why it cannot be moved now."""
+    split: str = ""
+    """The split or merge that is under way."""
+    key_groups: dict[str, int] = {}
+    """`stage.index` -> how many of the 256 key groups it has, of stages that were ever split or merged."""
 
 
 class MoveView(msgspec.Struct, kw_only=True):

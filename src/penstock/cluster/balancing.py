@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TypeAlias
 
-from penstock.cluster import upgrading
+from penstock.cluster import shifting, upgrading
 from penstock.cluster.measuring import Vector, group_of, homes, key_of
 from penstock.cluster.plan import NONE, ModelState, present
 from penstock.cluster.view import Member, View
@@ -198,6 +198,8 @@ def _stuck(state: ModelState, executor: str) -> str:
         return "an operation is changing the model"
     if upgrading.under_way(state):
         return "the model is being updated"
+    if state.shifts or shifting.under_way(state.plan) is not None:
+        return "executors of the model are being split or merged"
     report = present(state.plan, state.run, state.plan.seat(executor))
     if report is None or report.state != "running":
         return "it has finished" if report is not None and report.state == "finished" else "it does not run yet"

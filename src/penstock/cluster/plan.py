@@ -16,7 +16,7 @@ from penstock.exchange.keys import even_routing
 from penstock.exchange.replica.assignment import Assignment
 from penstock.exchange.replica.messages import Caught, Complete, Diverged, Refused
 from penstock.exchange.split.messages import Prepared, Settled, Staged
-from penstock.exchange.split.routing import Routing
+from penstock.exchange.split.routing import Phase, Routing
 from penstock.flow.graph import Topology
 from penstock.settings import Replication
 from penstock.worker.messages import Epoch, ExecutorId
@@ -243,6 +243,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """The executor of a keyed stage that has a key group."""
         table = self.routings.get(stage)
         return table.table[group] if table is not None else even_routing(self.counts[stage])[group]
+
+    def askable(self, stage: int, group: int) -> list[int]:
+        """Who may know the keys of a group, first its owner: while it is on its way the other one may have it, and
+        what has left there since it was asked has arrived here."""
+        record, owner = self.routings.get(stage), self.owner(stage, group)
+        if record is None or record.shift is None or group not in record.shift.groups:
+            return [owner]
+        shift = record.shift
+        other = shift.giver if owner == shift.taker else shift.taker
+        begins = record.phase is Phase.PREPARING or f"{stage}.{other}" not in self.executors
+        return [owner, owner] if begins else [owner, other, owner]
 
     def indexes(self, stage: int) -> list[int]:
         """The executors of a stage."""

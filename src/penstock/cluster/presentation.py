@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from penstock.cluster import shifting
 from penstock.cluster.metrics import NodeMetrics
 from penstock.cluster.plan import GONE, ModelState, Plan, present, status
 from penstock.cluster.replica_views import UpdateView
@@ -49,7 +50,7 @@ def executor_views(state: ModelState, measured: Mapping[str, ExecutorView]) -> l
     """The executors of the plan, with their measurements."""
     if state.plan is None:
         return []
-    topology = state.entry.topology
+    topology, owned = state.entry.topology, shifting.key_groups(state.plan)
     result = []
     for name, assigned in sorted(state.plan.executors.items(), key=lambda item: _order(item[0])):
         seat = state.plan.seat(name)
@@ -68,6 +69,7 @@ def executor_views(state: ModelState, measured: Mapping[str, ExecutorView]) -> l
                 degraded=state.plan.replicated and state.plan.records[name].degraded,
                 replicas=_replicas(state, state.plan, name, measured),
                 moving_to="" if move is None else move.to,
+                key_groups=owned.get(name, 0),
             )
         )
     return result
@@ -158,6 +160,7 @@ def model_view(state: ModelState, metrics: Iterable[NodeMetrics], manifest: Mani
         user=entry.user,
         topology=topology,
         epoch="" if plan is None else str(plan.revision),
+        split="" if plan is None else shifting.shown(plan),
         error=entry.error,
         restarts=0 if plan is None else sum(a.restarts for a in plan.executors.values()),
         lost=lost(state, parts),
@@ -220,6 +223,8 @@ def placement_view(state: ModelState, metrics: Iterable[NodeMetrics]) -> Placeme
         epoch="" if plan is None else str(plan.revision),
         assignment=assignment,
         load=dict(sorted(Counter(assignment.values()).items())),
+        split="" if plan is None else shifting.shown(plan),
+        key_groups={} if plan is None else shifting.key_groups(plan),
         cut=sum(c.bytes for c in channels if c.remote) / total if total else 0.0,
         channels=channels,
     )

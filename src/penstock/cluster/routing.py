@@ -323,13 +323,18 @@ class Questions:
         """See `NodeService.lookup`."""
         plan, stage = _keyed(view, name, step)
         try:
-            executor = f"{stage}.{plan.owner(stage, key_group(key))}"
+            executors = [f"{stage}.{index}" for index in plan.askable(stage, key_group(key))]
         except ExchangeError as error:
             raise UsageError(error.message) from error
-        answer = await self._ask(view, plan.executors[executor].node, AskKey(name, self._timeout, step, executor, key))
-        if not answer.ok:
-            raise NotFound(answer.problem)
-        found = Found(bool(answer.value["found"]), answer.value["value"])
+        found = Found(False, None)
+        for executor in executors:
+            question = AskKey(name, self._timeout, step, executor, key)
+            answer = await self._ask(view, plan.executors[executor].node, question)
+            if not answer.ok:
+                raise NotFound(answer.problem)
+            found = Found(bool(answer.value["found"]), answer.value["value"])
+            if found.found:
+                return found
         if not found.found and isinstance(key, str) and (number := _number(key)) is not None:
             return await self.lookup(view, name, step, number)
         return found
@@ -340,8 +345,9 @@ class Questions:
             raise UsageError(f"limit is {limit}", remedy="ask for 1 item at least")
         plan, stage = _keyed(view, name, step)
         by_node: dict[str, list[str]] = {}
-        for index in plan.indexes(stage):
-            executor = f"{stage}.{index}"
+        for executor in [f"{stage}.{index}" for index in plan.indexes(stage)]:
+            if executor in plan.unborn():
+                continue
             by_node.setdefault(plan.executors[executor].node, []).append(executor)
         items: list[tuple[Any, Any]] = []
         more = False

@@ -176,6 +176,8 @@ class ExecutorView(msgspec.Struct, kw_only=True):
     """Its primary and its standbys; empty with recovery `none`."""
     moving_to: str = ""
     """The node that it is being moved to."""
+    key_groups: int = 0
+    """How many of the 256 it has, if its stage was ever split or merged."""
 
 
 class ModelView(msgspec.Struct, kw_only=True):
@@ -215,6 +217,8 @@ class ModelView(msgspec.Struct, kw_only=True):
     """How often a standby took over after a loss, since it went online."""
     restores: int = 0
     """How often everything was restored from a durable checkpoint, since it went online."""
+    split: str = ""
+    """The split or merge that is under way."""
     update: UpdateView | None = None
     """The live update that is under way, or why the last one failed."""
     lost: int = 0

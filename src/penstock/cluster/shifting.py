@@ -56,6 +56,25 @@ def under_way(plan: Plan) -> tuple[int, Routing] | None:
     return next(((stage, r) for stage, r in plan.routings.items() if r.shift is not None), None)
 
 
+def shown(plan: Plan) -> str:
+    """The shift that is under way, for people; empty when there is none."""
+    found = under_way(plan)
+    if found is None or found[1].shift is None or found[1].phase is None:
+        return ""
+    stage, shift = found[0], found[1].shift
+    groups = f"{len(shift.groups)} key groups of executor {stage}.{shift.giver}"
+    return f"{groups} go to {stage}.{shift.taker}: {found[1].phase.value}"
+
+
+def key_groups(plan: Plan) -> dict[str, int]:
+    """How many key groups executors have, of stages that were ever split or merged."""
+    owned = {(stage, index): 0 for stage in plan.routings for index in plan.indexes(stage)}
+    for stage, record in plan.routings.items():
+        for index in record.executors:
+            owned[stage, index] = len(record.groups(index))
+    return {f"{stage}.{index}": count for (stage, index), count in sorted(owned.items())}
+
+
 def newcomer(plan: Plan) -> str:
     """The executor that is being added and owns nothing yet; empty when there is none."""
     found = under_way(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from penstock.connectors.json_lines import jsonable
@@ -35,10 +36,21 @@ def _operators(model: Model, step: str) -> list[KeyedOperator]:
     return keyed
 
 
+def _aside(model: Model, step: str) -> Iterator[tuple[dict[Any, Any], KeyedOperator]]:
+    """Keys that are on their way to another executor: until they are there they are shown here."""
+    for replica in model.replicated():
+        live = replica.live
+        if replica.serving is not None and live is not None and step in live.shifting.aside:
+            operator = live.chain.operators[step]
+            assert isinstance(operator, KeyedOperator)
+            yield live.shifting.aside[step][0], operator
+
+
 def _lookup(model: Model, message: Lookup) -> Reply:
-    for operator in _operators(model, message.step):
-        if message.key in operator.state:
-            view = operator.view(operator.state[message.key])
+    states = [(operator.state, operator) for operator in _operators(model, message.step)]
+    for state, operator in (*states, *_aside(model, message.step)):
+        if message.key in state:
+            view = operator.view(state[message.key])
             return Reply(message.id, True, {"found": True, "value": jsonable(view)})
     return Reply(message.id, True, {"found": False, "value": None})
 
@@ -46,16 +58,16 @@ def _lookup(model: Model, message: Lookup) -> Reply:
 def _listing(model: Model, message: Listing) -> Reply:
     """Keys are ordered by their text, which is also the cursor."""
     after = message.cursor
-    chosen: list[tuple[str, Any, KeyedOperator]] = []
-    for operator in _operators(model, message.step):
-        for key in operator.state:
+    chosen: list[tuple[str, Any, Any, KeyedOperator]] = []
+    states = [(operator.state, operator) for operator in _operators(model, message.step)]
+    for state, operator in (*states, *_aside(model, message.step)):
+        for key, value in state.items():
             text = str(key)
             if after is None or text > after:
-                chosen.append((text, key, operator))
+                chosen.append((text, key, value, operator))
     chosen.sort(key=lambda entry: entry[0])
     items = [
-        [jsonable(key), jsonable(operator.view(operator.state[key]))]
-        for _, key, operator in chosen[: max(0, message.limit)]
+        [jsonable(key), jsonable(operator.view(value))] for _, key, value, operator in chosen[: max(0, message.limit)]
     ]
     return Reply(message.id, True, {"items": items, "more": len(chosen) > message.limit})
 
