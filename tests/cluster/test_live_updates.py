@@ -10,6 +10,7 @@ import signal
 from collections import defaultdict
 
 import pytest
+from tests.cluster.catalogue_in_redis import empty
 from tests.cluster.models import add, offline, settled, update, upload
 from tests.cluster.nodes import asynchronous, until
 from tests.cluster.test_durable_models import NAME, Durable, durable
@@ -419,3 +420,25 @@ async def test_who_takes_over_between_a_restore_and_the_next_checkpoint_shows_ev
         monkeypatch.setattr(Parts, "take", take)
         await scene.more("1")
         scene.exact("1")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("phase", ["shadow", "trial"])
+@asynchronous
+async def test_redis_loses_its_memory_in_the_middle(valkey, prefix, tmp_path, phase):
+    async with updated(valkey, prefix, tmp_path) as scene:
+        await scene.begin()
+        task = asyncio.create_task(scene.update())
+        await reached(scene, phase)
+        await empty(scene.agent._bus)
+        with contextlib.suppress(ClusterError):
+            await task
+
+        async def over():
+            state = scene.agent._view.models.get(NAME)
+            return state is not None and state.plan is not None and not upgrading.under_way(state)
+
+        await until(over, 60)
+        await scene.catalogue("2")
+        await scene.more("2")
+        scene.exact("1", "2")
