@@ -67,6 +67,11 @@ async def test_split_when_full_and_merged_when_idle(valkey, prefix, tmp_path):
         text = await said(agent, "executor.merged")
         assert "is merged into" in text
 
+        async def gone():
+            return len((await agent.model("slow")).executors) == 2
+
+        await until(gone, 60)
+
 
 @asynchronous
 async def test_a_hot_key_is_named(valkey, prefix, tmp_path):

@@ -64,3 +64,11 @@ def test_metrics_of_replicas(ask, replicated):
     assert (behind.labels["role"], behind.labels["node"], behind.value) == ("active", "node-2", 3.0)
     assert "penstock_node_refused" in families
     assert "penstock_model_promotions" in families
+
+
+def test_split(ask, replicated):
+    begun = ask("POST", "/v1/models/default/words/split", json={"what": "0.0"})
+    assert begun.status_code == 202
+    assert begun.json() == {"model": "default/words", "executor": "0.0", "groups": 128}
+    assert ask("POST", "/v1/models/default/words/split", json={"what": "nothing"}).status_code == 404
+    assert ask("POST", "/v1/models/default/words/split", json={}).status_code == 422
