@@ -13,6 +13,7 @@ from penstock.cluster.converge import converge
 from penstock.cluster.decisions import DropPlan, GiveUp, Later, Nothing
 from penstock.cluster.hosting import Here, LoadModel
 from penstock.cluster.plan import Move
+from penstock.cluster.presentation import executor_views, update_view
 from penstock.cluster.upgrading import LOSSES_ALLOWED, PATIENCE, SHADOW, TRIAL
 from penstock.exchange.replica.assignment import Mode
 from penstock.exchange.replica.messages import Caught, Refused
@@ -499,3 +500,22 @@ def test_an_old_version_that_fails_by_itself_is_as_without_an_update():
     case = Update().shadowed()
     case.fail(case.primary(), "its own error")
     assert case.decide() == GiveUp("its own error")
+
+
+def test_an_update_is_shown_as_far_as_it_is():
+    case = Update().asked()
+    phases = [update_view(case.state).phase]
+    case.write()
+    phases.append(update_view(case.state).phase)
+    assert [replica.role for e in executor_views(case.state, {}) for replica in e.replicas].count("shadow") == 4
+    for reach in ("shadowed", "ordered", "on_trial", "proved"):
+        case = getattr(Update(), reach)()
+        view = update_view(case.state)
+        assert (view.version, view.generation, view.executors) == ("2", REVISION, len(case.new()))
+        phases.append(view.phase)
+    assert phases == ["starting", "starting", "shadow", "handing over", "trial", "settling"]
+    case.fail(case.primary())
+    case.write()
+    failed = update_view(case.state)
+    assert (failed.phase, failed.generation, failed.error) == ("failed", REVISION, "KeyError: 'x'")
+    assert update_view(Update().state) is None

@@ -107,12 +107,16 @@ def update_model(
         raise UsageError("an update changes the package or the configuration", remedy="give source=, config= or both")
     path = f"/v1/models/{model_path(name)}"
     query = {"live": "true"} if live else {}
+    before = (yield from converse(session, _model(name)))["generation"] if live else 0
+    end = session.clock() + _deadline(options)
     if source is None:
-        return (yield from _changed(session, "PUT", path, {"config": dict(config or {})}, query, options))
-    with tempfile.TemporaryDirectory(prefix="penstock-package-") as folder:
-        package = yield from _package(source, Path(folder), bundle, options)
-        body = package if config is None else Form(package, dict(config))
-        return (yield from _changed(session, "PUT", path, body, query, options))
+        view = yield from _changed(session, "PUT", path, {"config": dict(config or {})}, query, options)
+    else:
+        with tempfile.TemporaryDirectory(prefix="penstock-package-") as folder:
+            package = yield from _package(source, Path(folder), bundle, options)
+            body = package if config is None else Form(package, dict(config))
+            view = yield from _changed(session, "PUT", path, body, query, options)
+    return (yield from _taken_over(session, view, before, end, options)) if live else view
 
 
 def rollback(
@@ -121,8 +125,12 @@ def rollback(
     """Bring back the version of generation `to`, default: the one before the present one. `live`: while it is online;
     that also calls off a live update that is under way. Raises `NotFound`, `Conflict`, `RolledBack`."""
     path = f"/v1/models/{model_path(name)}/rollback"
-    body = {"to": to, "live": True} if live else {"to": to}
-    return (yield from _changed(session, "POST", path, body, {}, options))
+    if not live:
+        return (yield from _changed(session, "POST", path, {"to": to}, {}, options))
+    before = (yield from converse(session, _model(name)))["generation"]
+    end = session.clock() + _deadline(options)
+    view = yield from _changed(session, "POST", path, {"to": to, "live": True}, {}, options)
+    return (yield from _taken_over(session, view, before, end, options))
 
 
 def delete_model(session: Session, name: str, **options: Unpack[Options]) -> Conversation[dict[str, Any] | None]:
@@ -406,6 +414,30 @@ def _passed(
         view = yield from converse(session, _model(view["name"]))
     if status == "failed" and passing is STARTING:
         raise ClientError(view["error"] or f"{view['name']} failed", remedy=f"see `penstock model logs {view['name']}`")
+    return view
+
+
+def _taken_over(
+    session: Session, view: dict[str, Any], before: int, end: float, options: Options
+) -> Conversation[dict[str, Any]]:
+    """Look at a model until its new version has taken over. `before`: its generation before that. Raises `ClientError`
+    when the one before goes on."""
+    if "update" not in view or not options.get("wait", True):
+        return view  # a plan, or an operation
+    say = options.get("on_progress") or _nobody
+    pause, longest = POLL
+    while (update := view["update"]) is not None and update["phase"] != "failed":
+        say(f"{view['name']}: {update['phase']}, {update['executors']} of {len(view['executors'])} run the new version")
+        if session.clock() + pause > end:
+            remedy = f"it goes on by itself: `penstock model show {view['name']}`"
+            raise Unfinished(f"{view['name']} is still being updated", remedy=remedy)
+        yield Pause(pause)
+        pause = min(longest, pause * 1.3)
+        view = yield from converse(session, _model(view["name"]))
+    # An update that was called off is no failure of the rollback that has done so.
+    if update is not None and update["generation"] > before:
+        remedy = "correct the new version and try again"
+        raise ClientError(f"{view['name']} goes on as it was: {update['error']}", remedy=remedy)
     return view
 
 

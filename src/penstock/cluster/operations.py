@@ -412,7 +412,7 @@ class Operations:
                 )
 
     async def _when_updated(self, name: str, outcome: Outcome, ask: Ask) -> Outcome:
-        """Wait until the new version runs. Raises `ClusterError` when it cannot, and `Unavailable` at the deadline."""
+        """Wait until the new version runs. Raises `Conflict` when it cannot, and `Unavailable` at the deadline."""
         if outcome.operation is None or outcome.pending:
             return outcome
         revision = outcome.operation.revision
@@ -424,7 +424,7 @@ class Operations:
                 remedy="it goes on in the background: look at its status and at the events",
             )
         if how:
-            raise ClusterError(f"{name!r} goes on as it was: {how}", remedy="correct the new version and try again")
+            raise Conflict(f"{name!r} goes on as it was: {how}", remedy="correct the new version and try again")
         return outcome
 
     def _updated(self, name: str, revision: int) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from penstock.cluster import shifting
+from penstock.cluster import shifting, upgrading
 from penstock.cluster.metrics import NodeMetrics
 from penstock.cluster.plan import GONE, ModelState, Plan, present, status
 from penstock.cluster.replica_views import UpdateView
@@ -106,12 +106,15 @@ def _role(record: Assignment, name: str) -> str:
     return "shadow" if name in record.foreign else record.standbys[name].value
 
 
-def update_view(plan: Plan | None) -> UpdateView | None:
+def update_view(state: ModelState) -> UpdateView | None:
     """The live update of a model, if there is something to say of it."""
-    if plan is None or plan.upgrade is None:
+    plan, entry = state.plan, state.entry
+    upgrade = None if plan is None else plan.upgrade
+    if plan is None or upgrade is None:
+        if upgrading.under_way(state):
+            return UpdateView(version=entry.version, generation=entry.revision, phase="starting")
         failed = None if plan is None else plan.failed_upgrade
         return None if failed is None else UpdateView(generation=failed.revision, phase="failed", error=failed.error)
-    upgrade = plan.upgrade
     phases = {"settling": upgrade.proved, "trial": upgrade.done, "handing over": upgrade.ordered}
     return UpdateView(
         version=upgrade.version,
@@ -166,7 +169,7 @@ def model_view(state: ModelState, metrics: Iterable[NodeMetrics], manifest: Mani
         lost=lost(state, parts),
         promotions=0 if plan is None else plan.promotions,
         restores=0 if plan is None else plan.restores,
-        update=update_view(plan),
+        update=update_view(state),
         keys_lost=0 if plan is None else plan.keys_lost,
         rate_in=sum(e.rate_in for e in sources),
         rate_out=sum(e.rate_out for e in last),
