@@ -170,7 +170,7 @@ class Operations:
         version = known[-1]
         operation = Operation(
             kind=Kind.UPDATE, model=name, digest=version.digest, config=version.config, options=version.options,
-            version=version.version, back_to=version.generation, live=True,
+            version=version.version, back_to=version.generation, live=True, undo=True,
         )  # fmt: skip
         tx, ask = _fresh(), Ask(user="penstock")
         async with self._preparation.examined(tx, version.digest, version.config) as (package, topology):

@@ -60,6 +60,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """An update of a model that is online, and stays that."""
     back_to: int = 0
     """An update that brings back the version of this generation; for people."""
+    undo: bool = False
+    """What it replaces could not take over, and is no version to go back to."""
 
     @property
     def name(self) -> str:
@@ -246,6 +248,8 @@ def changed(entry: Entry | None, tx: Tx, rev: int) -> Entry:
         options=entry.options if operation.options is None else operation.options,
     )  # fmt: skip
     history = (*entry.history, _version(entry))[-VERSIONS_KEPT:]
+    if operation.undo:
+        history = tuple(version for version in entry.history if version.generation != operation.back_to)
     if operation.kind is not Kind.UPDATE:
         state = State.ONLINE if operation.kind is Kind.ONLINE else State.OFFLINE
         history = history if after.config != entry.config else entry.history
