@@ -147,3 +147,28 @@ class Alignment(RuleBasedStateMachine):
 
 Alignment.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestAlignment = Alignment.TestCase
+
+
+def test_a_new_channel_is_not_waited_for_until_it_is_settled():
+    aligner = Aligner([1])
+    aligner.add(2)
+    assert aligner.on_barrier(1, 1) == Aligned(1)
+    aligner.settle()
+    assert aligner.on_barrier(1, 2) == Blocked(2)
+    assert aligner.on_barrier(2, 2) == Aligned(2)
+
+
+def test_the_first_barrier_of_a_new_channel_settles_it():
+    aligner = Aligner([1])
+    aligner.add(2)
+    assert aligner.on_barrier(2, 1) == Blocked(1)
+    assert aligner.on_barrier(1, 1) == Aligned(1)
+    assert aligner.on_barrier(1, 2) == Blocked(2)
+
+
+def test_a_channel_that_goes_holds_nothing_up():
+    aligner = Aligner([1, 2])
+    assert aligner.on_barrier(1, 1) == Blocked(1)
+    assert aligner.remove(2) == Aligned(1)
+    assert not aligner.blocked(1)
+    assert aligner.on_barrier(1, 2) == Aligned(2)

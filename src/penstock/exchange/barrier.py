@@ -45,11 +45,13 @@ class Aligner:
     `on_barrier`, `on_end` and `cancel`.
     """
 
-    __slots__ = ("_arrived", "_ended", "_open", "current", "ignored", "last", "superseded")
+    __slots__ = ("_arrived", "_ended", "_new", "_open", "current", "ignored", "last", "superseded")
 
     def __init__(self, channels: Iterable[int]) -> None:
         self._open: set[int] = set(channels)
         self._ended: set[int] = set()
+        self._new: set[int] = set()
+        """Channels that are not waited for yet."""
         self._arrived: set[int] = set()
         self.current: int | None = None
         """The checkpoint being aligned."""
@@ -64,6 +66,7 @@ class Aligner:
         """The barrier of `checkpoint` is the next thing on `channel`. A newer checkpoint's barrier means that the one
         being aligned was given up: its channels flow again."""
         self._known(channel)
+        self._count(channel)
         repeated = channel in self._arrived and checkpoint == self.current
         newest = self.last if self.current is None else max(self.last, self.current - 1)
         if channel in self._ended or checkpoint <= newest or repeated:
@@ -79,22 +82,32 @@ class Aligner:
     def on_end(self, channel: int) -> Aligned | None:
         """`channel` will bring nothing more, so it holds no barrier up. May complete the current alignment."""
         self._known(channel)
+        self._new.discard(channel)
         self._ended.add(channel)
         self._open.discard(channel)
         self._arrived.discard(channel)
         return self._complete()
 
     def add(self, channel: int) -> None:
-        """There is another channel. An alignment under way does not wait for it: it came in between."""
-        self._open.add(channel)
-        if self.current is not None:
-            self._arrived.add(channel)
+        """There is another channel. It is not waited for until its first barrier, or `settle`: a barrier that others
+        bring may have passed its producer before it was there."""
+        self._new.add(channel)
 
-    def remove(self, channel: int) -> None:
-        """A channel is gone, and holds nothing up."""
-        self._open.discard(channel)
-        self._ended.discard(channel)
-        self._arrived.discard(channel)
+    def settle(self) -> None:
+        """From now on barriers come on all channels, also on new ones."""
+        self._open |= self._new
+        self._new.clear()
+
+    def remove(self, channel: int) -> Aligned | None:
+        """A channel is gone. May complete the current alignment."""
+        for channels in (self._open, self._ended, self._arrived, self._new):
+            channels.discard(channel)
+        return self._complete() if self._open else None
+
+    def _count(self, channel: int) -> None:
+        if channel in self._new:
+            self._new.discard(channel)
+            self._open.add(channel)
 
     def cancel(self, checkpoint: int) -> None:
         """`checkpoint` and all before it were given up: nothing waits for them any more, and their late barriers are
@@ -126,7 +139,7 @@ class Aligner:
         self.current, self.last, self._arrived = current, last, set(arrived)
 
     def _known(self, channel: int) -> None:
-        if channel not in self._open and channel not in self._ended:
+        if channel not in self._open and channel not in self._ended and channel not in self._new:
             raise ExchangeError(f"channel {channel} is no input of this executor")
 
     def _complete(self) -> Aligned | None:

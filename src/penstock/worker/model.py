@@ -33,6 +33,7 @@ from penstock.worker.sources import Lane, open_lanes
 
 if TYPE_CHECKING:
     from penstock.worker.replicated.executor import ReplicatedExecutor
+    from penstock.worker.replicated.wiring import Wiring
 
 AnyExecutor: TypeAlias = "Executor | ReplicatedExecutor"
 
@@ -119,6 +120,8 @@ class Model:
     routings: dict[int, Routing] = field(default_factory=dict)
     """As the leader last said; see `Connect`, as for the next."""
     members: dict[str, int] = field(default_factory=dict)
+    wiring: Wiring | None = None
+    """The channels of replicated executors."""
     migrate: Callable[[str, Any], Any] | None = None
     """The author's: see `penstock.worker.replicated.migration`."""
 

@@ -34,7 +34,7 @@ from penstock.worker.replicated.outputs import Gatherer, SinkGatherer
 from penstock.worker.replicated.routed import RoutedOutlet
 from penstock.worker.replicated.seen_keys import SeenKeys
 from penstock.worker.replicated.shifting import Shifting
-from penstock.worker.replicated.wiring import Wiring, everybody
+from penstock.worker.replicated.wiring import everybody, wiring_of
 from penstock.worker.sinks import naming
 
 SINK_LINES = 1 << 16
@@ -153,8 +153,10 @@ class Live:
     def unlink(self, number: int) -> None:
         """It does not count any more."""
         inbound = self.inbounds.pop(number)
-        self.aligner.remove(number)
         inbound.entry.advance(inbound.lane, END_TIME)
+        aligned = self.aligner.remove(number)
+        if aligned is not None:
+            self._aligned(aligned.checkpoint)
 
     def advance(self, inbound: Input, watermark: int) -> None:
         """Event time of an input channel moved."""
@@ -368,7 +370,7 @@ class LiveBuilder(Assembly):
         super().__init__(model, executor_id, plan, Draws())
         self.lanes = {channel.id: lane for lane, channel in enumerate(self.incoming)}
         """Of the channels that there were from the beginning."""
-        self.wiring = Wiring(self.graph.topology, self.load.counts)
+        self.wiring = wiring_of(model)
         members = everybody(self.load.counts, self.load.members)
         self.birth = members.get(str(executor_id), 0)
         self.incoming, self.outgoing = self.wiring.of(executor_id, members)

@@ -175,6 +175,8 @@ class Shifting:
             self._do(stage, self.producers[stage].apply(event, self.position))
         elif stage in self.consumers:
             self._do(stage, self.consumers[stage].apply(event, self.position))
+            if isinstance(event, Outcome):
+                self.live.aligner.settle()
         elif self.member is not None:
             self._do(stage, self.member.apply(event, self.position))
 
@@ -399,6 +401,8 @@ class Shifting:
         for stage, consumer in self.consumers.items():
             if stage in kept.consumers:
                 consumer.load(kept.consumers[stage])
+        if not any(c.progress.opened and c.progress.opened.id > c.progress.settled for c in self.consumers.values()):
+            self.live.aligner.settle()
         self.aside = self._read(kept.aside)
         self.staged = kept.staged
 

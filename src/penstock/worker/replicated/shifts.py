@@ -17,7 +17,7 @@ from penstock.worker.messages import ExecutorId, Reported
 from penstock.worker.model import Model
 from penstock.worker.replicated.live import Live, is_sink
 from penstock.worker.replicated.shifting import pack_event
-from penstock.worker.replicated.wiring import Wiring, everybody
+from penstock.worker.replicated.wiring import everybody, wiring_of
 
 _SAY_AGAIN = 1.0
 """Seconds after which reports to the leader are said once more."""
@@ -29,7 +29,7 @@ class Shifts:
     def __init__(self, model: Model, executor: ExecutorId) -> None:
         self._model, self._id = model, executor
         load = model.load
-        self._wiring = Wiring(model.graph.topology, load.counts)
+        self._wiring = wiring_of(model)
         self.inputs: dict[int, Channel] = {}
         self.outputs: dict[int, Channel] = {}
         self._awaited: set[int] = set()

@@ -13,6 +13,7 @@ from penstock.exchange.split.routing import Shift
 from penstock.flow.graph import EdgeShape, Topology
 from penstock.placement.plan import Channel, channels
 from penstock.worker.messages import ExecutorId
+from penstock.worker.model import Model
 
 _BIRTH, _EDGE, _INDEX = 15, 9, 12
 """Bits: two births, an edge, two indexes."""
@@ -73,6 +74,13 @@ class Wiring:
                 if (edge.source_stage, edge.target_stage) == (executor.stage, stage):
                     ways_out.append(self.between(edge.id, executor.index, index, (mine, birth)))
         return sorted(ways_in, key=_id), sorted(ways_out, key=_id)
+
+
+def wiring_of(model: Model) -> Wiring:
+    """A model's; it is made once."""
+    if model.wiring is None:
+        model.wiring = Wiring(model.graph.topology, model.load.counts)
+    return model.wiring
 
 
 def everybody(counts: Mapping[int, int], members: Mapping[str, int]) -> Mapping[str, int]:
