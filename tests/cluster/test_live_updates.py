@@ -443,3 +443,29 @@ async def test_redis_loses_its_memory_in_the_middle(valkey, prefix, tmp_path, ph
         await scene.catalogue("2")
         await scene.more("2")
         scene.exact("1", "2")
+
+
+@asynchronous
+async def test_a_model_without_traffic_is_updated_too(valkey, prefix, tmp_path):
+    """Nothing tells the shadow any more what is safe of a sink that shows records at once."""
+    text = """
+import penstock as ps
+
+flow = ps.Flow("counts")
+flow.source("in", ps.push()).key_by("word", lambda word: word).count("count").sink("out", ps.null())
+# {version}
+"""
+    async with updated(valkey, prefix, tmp_path, ("a", "b", "c")) as scene:
+        for version in ("1", "2"):
+            (tmp_path / f"counts{version}.py").write_text(text.format(version=version))
+        await add(scene.agent, tmp_path / "counts1.py", "counts")
+        settled(await scene.agent.online("counts", None, 1, "passive"))
+        await scene.agent.push("counts", "in", ["a", "b", "a"], "me", 1)
+        await scene.checkpointed(2)
+        await update(scene.agent, "counts", tmp_path / "counts2.py", live=True)
+        await scene.agent.push("counts", "in", ["a"], "me", 2)
+
+        async def counted():
+            return dict((await scene.agent.listing("counts", "count", 10)).items) == {"a": 3, "b": 1}
+
+        await until(counted)

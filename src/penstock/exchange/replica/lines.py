@@ -219,7 +219,9 @@ class OutputLine:
         self.safe = self.consumed = self.sent = next_seq - 1
 
     def load(self, next_seq: int, outputs: tuple[Output, ...]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint. What it does not keep is safe: this replica need not have been told so."""
+        self.safe = max(self.safe, (outputs[0].seq if outputs else next_seq) - 1)
+        self.consumed = max(self.consumed, self.safe)
         self._kept = deque(output for output in outputs if output.seq > self.safe and not self.gone)
         self.next_seq = next_seq
         self.bytes = sum(len(output.payload) for output in self._kept)
