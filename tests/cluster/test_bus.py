@@ -139,7 +139,7 @@ async def test_the_bell_wakes_everybody_and_scripts_survive_a_flush_of_the_scrip
         bus.bell.clear()
     await one.ring()
     await until(two.bell.is_set)
-    keys = [one.key(k) for k in ("leader", "plan:g/m", "connected:g/m", "lost:g/m", "rev")]
+    keys = [one.key(k) for k in ("leader", "plan:g/m", "connected:g/m", "lost:g/m", "rev", "moves:g/m", "bell")]
     await one.command("HSET", one.key("leader"), "node", "x", "term", 3)
     for _ in range(2):
         assert await one.script("plan_drop", keys, ["x", 3]) == 1
