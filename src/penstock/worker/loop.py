@@ -72,6 +72,8 @@ _LONGEST_ERROR, _LONGEST_TRACE = 4000, 16_000
 """Characters that everybody has to read: they are kept in Redis."""
 _FRAMES_AT_ONCE = 64
 _LONGEST_POLL = 0.1
+_REMOVED_MEANWHILE = 5
+"""So often a checkpoint may be removed while it is looked at, because there is a later one."""
 
 
 class Worker:
@@ -438,12 +440,22 @@ class Worker:
         self._taken.setdefault((model.name, checkpoint), {})[executor] = snapshot.without_state(part)
         self.store(model, executor.id, checkpoint, snapshot.write(part), pause)
 
-    def part(self, model: Model, executor: ExecutorId, checkpoint: int) -> Part | None:
-        """An executor's part of a complete checkpoint."""
+    def part(self, model: Model, executor: ExecutorId, checkpoint: int) -> tuple[int, Part | None]:
+        """An executor's part of a complete checkpoint, or of a later one: this one may have been removed since."""
         store = self._stores.get(model.name)
-        if store is None or str(executor) not in store.manifest(checkpoint)["parts"]:
-            return None
-        return snapshot.read(store.read_part(checkpoint, str(executor)))
+        if store is None:
+            return checkpoint, None
+        for _ in range(_REMOVED_MEANWHILE):
+            try:
+                if str(executor) not in store.manifest(checkpoint)["parts"]:
+                    return checkpoint, None
+                return checkpoint, snapshot.read(store.read_part(checkpoint, str(executor)))
+            except CheckpointError:
+                latest = store.latest()
+                if latest is None or latest[0] <= checkpoint:
+                    raise
+                checkpoint = latest[0]
+        raise CheckpointError(f"checkpoints of {model.name} are removed faster than they can be read")
 
     def store(self, model: Model, executor: ExecutorId, checkpoint: int, data: bytes | None, pause: float) -> None:
         """Write an executor's part in the background, and say when it is durable."""

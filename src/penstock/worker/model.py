@@ -83,8 +83,9 @@ class Surroundings(Protocol):
         """Make an executor's part of a durable checkpoint durable, and say so. `None`: it could not be taken."""
         ...
 
-    def part(self, model: Model, executor: ExecutorId, checkpoint: int) -> Part | None:
-        """A replicated executor's part of a complete durable checkpoint; `None` when it has none."""
+    def part(self, model: Model, executor: ExecutorId, checkpoint: int) -> tuple[int, Part | None]:
+        """A replicated executor's part of a complete durable checkpoint, `None` when it has none there; of a later one
+        when this one has been removed. Raises `CheckpointError`."""
         ...
 
 

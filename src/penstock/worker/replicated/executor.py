@@ -535,7 +535,7 @@ class ReplicatedExecutor:
         checkpoint = self._model.checkpoint
         part = None
         if checkpoint is not None and any(line.transactional for line in self.ends.lines.values()):
-            part = self._model.around.part(self._model, self.id, checkpoint)
+            checkpoint, part = self._model.around.part(self._model, self.id, checkpoint)
         self.ends.take_over(self.machine, checkpoint, part)
         self._told.clear()
 
