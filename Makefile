@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 SYNCED := $(VENV)/.synced
 UV := $(BIN)/uv
 ARGS ?=
-# Most tests wait for real processes, so three at a time take less time than one by one, also on two cores.
-TESTERS ?= 3
+# Most tests wait for real processes, so two at a time take half the time, also on two cores.
+TESTERS ?= 2
 
 # The first interpreter that is new enough and can make environments; PYTHON=… overrides the search.
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11 python3.14)
