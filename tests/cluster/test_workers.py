@@ -97,7 +97,10 @@ def other(tmp_path: Path) -> Environment:
 
 
 def is_other(pid: int) -> bool:
-    return psutil.Process(pid).environ().get("OTHER") == "yes"
+    try:
+        return psutil.Process(pid).environ().get("OTHER") == "yes"
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it has just ended
+        return False
 
 
 def test_a_worker_belongs_to_a_group_and_an_environment(other):
