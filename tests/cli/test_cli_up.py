@@ -202,7 +202,7 @@ def test_where_a_node_keeps_its_data(monkeypatch, text):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("speed=3", "the settings are: strategy, alpha"), ("alpha=2", "the placement limit alpha cannot be 2"),
+        ("speed=3", "the settings are: strategy, initial, alpha"), ("alpha=2", "the placement limit alpha cannot be 2"),
         ("strategy=best", "adaptive, balance, even"), ("interval=often", "$.interval"), ("moves=0", "at least 1"),
         ("horizon=0", "horizon cannot be 0"), ("horizon", "not an assignment"),
     ],

@@ -508,9 +508,8 @@ class NodeAgent:
     ) -> Outcome:
         """See `NodeService`."""
         self._check_ready()
-        outcome = await self._answered(
-            await self._operations.online(name, config, executors, recovery, replication, ask)
-        )
+        done = await self._operations.online(name, config, executors, recovery, replication, ask)
+        outcome = await self._answered(done)
         if (model := outcome.model) is not None:
             nodes = ", ".join(sorted({executor.node for executor in model.executors}))
             text = f"model {model.name} is {model.status}: {len(model.executors)} executors on {nodes}"
