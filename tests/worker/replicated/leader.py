@@ -360,7 +360,8 @@ class Leader:
             if self.alive[index]:
                 await worker.send(Barrier(MODEL, number))
         whole = set(self.executors)
-        await self.until(lambda: self.parts.get(number) == whole or unless(), f"checkpoint {number}", seconds)
+        what = f"checkpoint {number} of {sorted(whole)}, have {self.parts}"
+        await self.until(lambda: self.parts.get(number) == whole or unless(), what, seconds)
         if unless():
             return
         assert self.checkpoint_url is not None
@@ -423,7 +424,7 @@ class Leader:
         failed = [m.error for _, m in self.said if isinstance(m, Failed | CheckpointFailed)]
         kinds = msgspec.json.encode([type(m).__name__ for _, m in self.said]).decode()
         records = {name: e.record for name, e in self.executors.items()}
-        return "\n".join([*rows, *failed, *self.alarms(), kinds[-300:], str(records)])
+        return "\n".join([str(self.parts), *rows, *failed, *self.alarms(), kinds[-300:], str(records)])
 
     def finished(self) -> bool:
         return {str(m.executor) for _, m in self.said if isinstance(m, Finished)} == set(self.executors)
