@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock.clock import Clock
@@ -84,6 +84,14 @@ class Ends:
                 else:
                     begin = next((o.seq + 1 for o in out.kept() if _ends(o.payload, checkpoint)), begin)
             line.begin_at(begin, skipping)
+
+    def replayed(self, machine: Replica, emitted: Sequence[tuple[int, bytes]]) -> None:
+        """A position of before the promotion is about to be numbered."""
+        following = {number: machine.core.outputs[number].next_seq for number in self.lines}
+        for number, body in emitted:
+            if number in following:
+                self.lines[number].replayed(following[number], body)
+                following[number] += 1
 
     def new_lanes(self) -> list[list[Any]]:
         """Partitions that the order log has to learn of before they are read."""

@@ -156,12 +156,6 @@ class ReplicatedExecutor:
         if parts:
             self.live.restore(parts)
 
-    def _fresh_live(self) -> Live:
-        self._close_live()
-        self._builder = LiveBuilder(self._model, self.id, self._plan)
-        self.model_counters()
-        return self._builder.build(self._aligned)
-
     def _close_live(self) -> None:
         if self.live is not None:
             live, self.live = self.live, None
@@ -186,11 +180,12 @@ class ReplicatedExecutor:
         """The leader's record may have moved."""
         self._shifts.connect(self.machine)
         self._reassigned = True
-        if self._step is None:
-            self._told_by_leader()
+        self._told_by_leader()
 
     def _told_by_leader(self) -> None:
         """What the leader has said, between two positions: one that is half executed must not see it."""
+        if self._step is not None:
+            return
         record, ordered = self._model.records.get(str(self.id)), self._ordered
         if self._reassigned and record is not None and not self.gone:
             self._carry_out(self.machine.on_assignment(record))
@@ -201,8 +196,7 @@ class ReplicatedExecutor:
     def hand_over(self, standby: str) -> None:
         """The leader wants a planned promotion."""
         self._ordered = standby
-        if self._step is None:
-            self._told_by_leader()
+        self._told_by_leader()
 
     def close(self, *, well: bool) -> list[Exception]:
         """Release everything; the errors that came up on the way."""
@@ -374,7 +368,10 @@ class ReplicatedExecutor:
             live.draws.pause()
             raise
         self._step = None
-        self._carry_out(self.machine.executed(step.work, live.emitted(), drawn))
+        emitted = live.emitted()
+        if self.ends is not None and step.work.draws is not None:
+            self.ends.replayed(self.machine, emitted)
+        self._carry_out(self.machine.executed(step.work, emitted, drawn))
         if step.reading is not None and self.ends is not None:
             self.ends.logged(step.reading, step.work.position)
         return True
@@ -519,7 +516,10 @@ class ReplicatedExecutor:
 
     def _load_stored(self) -> None:
         """A passive standby begins to execute."""
-        live = self._fresh_live()
+        self._close_live()
+        self._builder = LiveBuilder(self._model, self.id, self._plan)
+        self.model_counters()
+        live = self._builder.build(self._aligned)
         if self._stored is not None:
             live.load(self._stored)
             self._stored = None

@@ -49,6 +49,14 @@ class SinkLine:
         that checkpoint, which is still to come."""
         self.next_seq, self.safe, self._skipping = next_seq, next_seq - 1, skipping
 
+    def replayed(self, seq: int, data: bytes) -> None:
+        """A frame was emitted: if it is the barrier that skipping waits for, and lies before where this line begins, it
+        will never come."""
+        if self._skipping is not None and seq < self.next_seq:
+            body = read_body(data)
+            if body.kind == Kind.BARRIER and body.checkpoint >= self._skipping:
+                self._skipping = None
+
     def take(self, seq: int, data: bytes) -> bool:
         """A frame was released; whether it is a new one. Later ones than the next do not come: they are in order."""
         if seq != self.next_seq:
