@@ -9,7 +9,6 @@ import pytest
 from tests.cluster.models import add, delete, offline, online
 from tests.cluster.nodes import Cluster, asynchronous, until
 
-from penstock.cluster.agent import _data_address
 from penstock.cluster.service import Conflict, NoRoom, NotFound, Pushed
 from penstock.errors import ClusterError, FlowError, UsageError
 
@@ -365,9 +364,9 @@ async def test_nodes_with_an_address_of_their_own_exchange_records_over_tcp(valk
 
 
 def test_the_data_address_follows_from_the_nodes_address():
-    assert _data_address("http://127.0.0.1:8700") is None
-    assert _data_address("http://localhost:8700") is None
-    assert _data_address("http://[::1]:8700") is None
-    assert _data_address("https://10.1.2.3:8700") == "10.1.2.3"
+    assert data_address("http://127.0.0.1:8700") is None
+    assert data_address("http://localhost:8700") is None
+    assert data_address("http://[::1]:8700") is None
+    assert data_address("https://10.1.2.3:8700") == "10.1.2.3"
     with pytest.raises(ClusterError, match="cannot be resolved"):
-        _data_address("http://no.such.host.invalid:8700")
+        data_address("http://no.such.host.invalid:8700")
