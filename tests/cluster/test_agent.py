@@ -9,6 +9,7 @@ import pytest
 from tests.cluster.models import add, delete, offline, online
 from tests.cluster.nodes import Cluster, asynchronous, until
 
+from penstock.cluster.addresses import data_address
 from penstock.cluster.service import Conflict, NoRoom, NotFound, Pushed
 from penstock.errors import ClusterError, FlowError, UsageError
 

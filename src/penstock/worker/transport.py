@@ -80,7 +80,12 @@ class Transport:
         peer = self._peers.get(endpoint)
         if peer is None:
             peer = self._peers[endpoint] = self._connect(endpoint)
-        peer.send(frame, zmq.NOBLOCK)
+        try:
+            peer.send(frame, zmq.NOBLOCK)
+        except zmq.Again:  # the connection was given up for good, as after a damaged handshake: make another
+            self.drop(endpoint)
+            peer = self._peers[endpoint] = self._connect(endpoint)
+            peer.send(frame, zmq.NOBLOCK)
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
         peer: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
