@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -55,7 +56,7 @@ def test_show_tells_the_last_checkpoint_and_what_failed_since(cluster, service, 
     for words in told:
         assert words in shown
     if record.number:
-        assert "4 s ago" in shown
+        assert re.search(r"\b([4-9]|[1-5]\d) s ago", shown), "4 s, and what the command takes on a busy machine"
     assert json.loads(cluster("model", "show", "words", "--json").stdout)["checkpoint"]["number"] == record.number
 
 

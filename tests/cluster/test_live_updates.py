@@ -221,7 +221,7 @@ async def test_a_version_that_fails_beside_the_other_changes_nothing(valkey, pre
             text
         ] in caught.value.message
         await scene.catalogue("1")
-        assert [v.version for v in scene.agent._operations.versions("counts")] == ["1"]
+        await until(lambda: [v.version for v in scene.agent._operations.versions("counts")] == ["1"], 30)
         now = await scene.view()
         assert {e.id: (e.node, e.pid) for e in now.executors} == {e.id: (e.node, e.pid) for e in before.executors}
         assert (now.promotions, now.restores, now.restarts) == (0, 0, 0)
