@@ -26,6 +26,7 @@ from penstock.worker.channels import Inbound, Item, Outbound
 from penstock.worker.messages import ExecutorId
 from penstock.worker.metrics import LatencyHistogram
 from penstock.worker.payload import decode_batch
+from penstock.worker.release import release_all
 from penstock.worker.sinks import SinkOperator, naming
 from penstock.worker.sources import Lane
 
@@ -274,13 +275,7 @@ class Executor:
 
     def close(self, *, well: bool) -> list[Exception]:
         """Release everything; the errors that came up on the way."""
-        errors: list[Exception] = []
         releases: list[Callable[[], None]] = [lane.reader.close for lane in self.lanes]
         releases.append(self.chain.close)
         releases += [partial(sink.end, well=well) for sink in self.sinks.values()]
-        for release in releases:
-            try:
-                release()
-            except Exception as error:
-                errors.append(error)
-        return errors
+        return release_all(releases)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from penstock.clock import Clock
@@ -15,6 +16,7 @@ from penstock.worker import snapshot
 from penstock.worker.assembly import DEAD_LETTER
 from penstock.worker.messages import Push, Reply
 from penstock.worker.metrics import LatencyHistogram
+from penstock.worker.release import release_all
 from penstock.worker.replicated.frames import read_body
 from penstock.worker.replicated.live import Live, LiveBuilder, sink_lines
 from penstock.worker.replicated.reading import Reading, new_partitions, opened
@@ -212,16 +214,10 @@ class Ends:
 
     def close(self, *, well: bool) -> list[Exception]:
         """Release everything; the errors that came up on the way."""
-        errors: list[Exception] = []
         self._refuse_pushes()
         releases: list[Callable[[], None]] = [reading.reader.close for reading in self.readings]
-        releases += [lambda line=line: line.end(well=well) for line in self.lines.values()]  # type: ignore[misc]
-        for release in releases:
-            try:
-                release()
-            except Exception as error:
-                errors.append(error)
-        return errors
+        releases += [partial(line.end, well=well) for line in self.lines.values()]
+        return release_all(releases)
 
 
 def _ends(data: bytes, checkpoint: int) -> bool:

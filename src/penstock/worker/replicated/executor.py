@@ -47,6 +47,7 @@ from penstock.worker.executor import LEAST_SLICE, MOST_SLICE, TURN_NS
 from penstock.worker.messages import Alarmed, ExecutorId, Promoted, Push, ReplicaLoad, Reply, Reported, Retired
 from penstock.worker.metrics import LatencyHistogram
 from penstock.worker.model import Model
+from penstock.worker.release import release_all
 from penstock.worker.replicated.checkpoints import DurableParts, Encoder, StandbyCheckpoints
 from penstock.worker.replicated.ends import Ends
 from penstock.worker.replicated.frames import AnyReplicaMessage, Letter, kind_of
@@ -202,10 +203,7 @@ class ReplicatedExecutor:
         """Release everything; the errors that came up on the way."""
         errors = self.ends.close(well=well) if self.ends is not None else []
         self.ends = None
-        try:
-            self._close_live()
-        except Exception as error:
-            errors.append(error)
+        errors += release_all([self._close_live])
         self.gone = True
         return errors
 
